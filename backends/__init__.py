@@ -1,0 +1,1 @@
+"""The account sources that come with tokenissuer: plug-ins like anybody's."""

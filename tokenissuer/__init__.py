@@ -1,0 +1,1 @@
+"""A token server for container registries: https://distribution.github.io/distribution/spec/auth/."""

@@ -1,0 +1,240 @@
+"""Account sources: `Account`, the `Backend` base class, loading by entry point, and the chain.
+
+A backend is a class named by an entry point of the group `tokenissuer.backends`; README tells how to write one.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import unicodedata
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+from tokenissuer.errors import ConfigurationError, InvalidCredentials, TokenIssuerError, UnknownAccount
+from tokenissuer.finding import Finding, Severity
+from tokenissuer.options import Secret, near_match, option
+from tokenissuer.scope import Access
+
+__all__ = [
+    "Account",
+    "Authenticated",
+    "Backend",
+    "Chain",
+    "Finding",
+    "Secret",
+    "Severity",
+    "Source",
+    "load_backend",
+    "option",
+    "refuse_unusable",
+]
+
+ENTRY_POINT_GROUP: Final = "tokenissuer.backends"
+
+#: Characters in a user name or password; longer ones are refused before any backend sees them.
+MAX_CREDENTIAL_LENGTH: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Who a backend says it is. A backend may subclass this to carry what its `grants` needs.
+
+    Args:
+        name: the source's own canonical spelling, never what was typed.
+        groups: short names of the groups it belongs to.
+    """
+
+    name: str
+    groups: frozenset[str] = frozenset()
+
+    def belongs_to(self, group: str) -> bool:
+        """Whether a group named in an access rule has this account as a member."""
+        return group in self.groups
+
+
+class Backend(ABC):
+    """A source of accounts. One instance serves all threads and holds no state of a request.
+
+    Args:
+        options: an instance of the class's own `Options`.
+
+    Raises:
+        ConfigurationError: if the source can never be used as configured. An outage is no reason: it may end.
+    """
+
+    #: A frozen dataclass: its fields, declared with `option`, are the keys of the backend's table.
+    Options: ClassVar[type[Any]]
+
+    @abstractmethod
+    def __init__(self, options: Any) -> None: ...
+
+    @abstractmethod
+    def authenticate(self, username: str, password: str) -> Account:
+        """Prove that the password is this account's.
+
+        Args:
+            username: what the client typed; never empty, no control characters.
+            password: likewise.
+
+        Raises:
+            UnknownAccount: if the source does not know the name: the next backend is asked.
+            InvalidCredentials: if it knows the name and refuses.
+            BackendUnavailable: if the source cannot tell.
+        """
+
+    def lookup(self, name: str) -> Account:
+        """Find an account again without its password.
+
+        Args:
+            name: an `Account.name` given earlier.
+
+        Raises:
+            InvalidCredentials: if there is no such account any more, or this source cannot look accounts up.
+            BackendUnavailable: if the source cannot tell.
+        """
+        raise InvalidCredentials(reason=f"{type(self).__name__} looks no accounts up")
+
+    def grants(self, account: Account, access: Access) -> frozenset[str]:
+        """Return the actions this source itself allows on a repository, whatever the access rules say.
+
+        Args:
+            account: one that `authenticate` or `lookup` returned.
+            access: the repository and what is asked for.
+
+        Raises:
+            BackendUnavailable: if the source cannot tell.
+        """
+        return frozenset()
+
+    def check(self) -> None:
+        """Prove that the source can be asked now.
+
+        Raises:
+            BackendUnavailable: if it cannot.
+        """
+        return
+
+    def findings(self) -> Iterable[Finding]:
+        """Return what `tokenissuer check` should say about this source."""
+        return ()
+
+    def set_password(self, username: str, password: str) -> None:
+        """Add an account or change its password, where this source keeps passwords itself.
+
+        Raises:
+            TokenIssuerError: if it keeps none, or this one cannot be kept.
+        """
+        raise TokenIssuerError("this kind of backend keeps no passwords; change it at the account source")
+
+    def close(self) -> None:
+        """Let go of connections and threads; nothing is asked afterwards."""
+        return
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A configured backend.
+
+    Args:
+        name: what logs and messages call it.
+        backend: the backend itself.
+    """
+
+    name: str
+    backend: Backend
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticated:
+    """An account, and the source that vouches for it."""
+
+    account: Account
+    source: Source
+
+
+class Chain:
+    """The sources in configuration order: the first that knows the name decides.
+
+    Args:
+        sources: at least one.
+
+    Raises:
+        ConfigurationError: if there is none: an empty chain must not pass for "everyone may".
+    """
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        if not sources:
+            raise ConfigurationError("no backend is configured; add a [[backends]] table")
+        self.sources: Final = tuple(sources)
+
+    def authenticate(self, username: str, password: str) -> Authenticated:
+        """Prove that the password is this account's.
+
+        Raises:
+            InvalidCredentials: if a source knows the name and refuses, or none knows it.
+            BackendUnavailable: if a source cannot tell; no later source is asked.
+        """
+        refuse_unusable(username, password)
+        for source in self.sources:
+            try:
+                return Authenticated(source.backend.authenticate(username, password), source)
+            except UnknownAccount:
+                continue
+        raise InvalidCredentials(reason="no backend knows the name")
+
+    def close(self) -> None:
+        """Close every backend."""
+        for source in self.sources:
+            source.backend.close()
+
+
+def refuse_unusable(username: str, password: str) -> None:
+    """Refuse what no source may ever be asked: an empty LDAP password, for one, is an anonymous bind that succeeds.
+
+    Raises:
+        InvalidCredentials: for an empty, over-long or control-character user name or password.
+    """
+    for kind, text in (("user name", username), ("password", password)):
+        if not text:
+            raise InvalidCredentials(reason=f"the {kind} is empty")
+        if len(text) > MAX_CREDENTIAL_LENGTH:
+            raise InvalidCredentials(reason=f"the {kind} has more than {MAX_CREDENTIAL_LENGTH} characters")
+        if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
+            raise InvalidCredentials(reason=f"the {kind} holds a control character")
+
+
+def load_backend(type_: str) -> type[Backend]:
+    """Find a backend class by the name of its entry point.
+
+    Args:
+        type_: the `type` key of a `[[backends]]` table.
+
+    Raises:
+        ConfigurationError: if no installed distribution has it, two have it, or it cannot be imported.
+    """
+    found: dict[str, importlib.metadata.EntryPoint] = {}
+    known: set[str] = set()
+    for entry_point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        known.add(entry_point.name)
+        if entry_point.name == type_:
+            found[entry_point.dist.name if entry_point.dist else entry_point.value] = entry_point
+    if not found:
+        raise ConfigurationError(f"no installed package has a backend of type '{type_}'; {near_match(type_, known)}")
+    if len(found) > 1:
+        raise ConfigurationError(
+            f"the packages {' and '.join(sorted(found))} both have a backend of type '{type_}'; uninstall one"
+        )
+    ((distribution, entry_point),) = found.items()
+    try:
+        backend = entry_point.load()
+    except Exception as error:
+        raise ConfigurationError(
+            f"the backend '{type_}' of the package {distribution} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
+    if not (isinstance(backend, type) and issubclass(backend, Backend) and hasattr(backend, "Options")):
+        raise ConfigurationError(
+            f"the entry point '{type_}' of the package {distribution} is no tokenissuer.backend.Backend with Options"
+        )
+    return backend

@@ -1,0 +1,33 @@
+"""What a check of the set-up found, and what to do about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Severity(StrEnum):
+    """How bad a finding is."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong or soon will be.
+
+    Args:
+        severity: an error stops somebody now, a warning may.
+        subject: the file, table or account it is about.
+        fact: what was found, with the values.
+        remedy: what to do.
+    """
+
+    severity: Severity
+    subject: str
+    fact: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.subject}: {self.fact}; {self.remedy}"

@@ -1,0 +1,110 @@
+"""Scope text ↔ `Access`: https://distribution.github.io/distribution/spec/auth/scope/.
+
+Lenient in what it reads: clients repeat the parameter, join scopes with spaces, do both, and put a port into the name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+#: Distinct resources read from one request. A token grows by about 130 bytes for each, and nginx takes headers up to
+#: 8 KiB; a client that asks for more (one scope for each possible mount source) gets on without the rest.
+MAX_SCOPES: Final = 40
+#: Characters in one scope: 255 for the name and room for type and actions.
+MAX_SCOPE_LENGTH: Final = 512
+
+# The repository name as a registry's routes take it, https://pkg.go.dev/github.com/distribution/reference, in lower
+# case throughout: a component, then more behind slashes; the first may be a host with a port.
+_COMPONENT: Final = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_PORT: Final = r"(?::[0-9]{1,5}(?=/))?"
+_REPOSITORY_NAME: Final = re.compile(rf"{_COMPONENT}{_PORT}(?:/{_COMPONENT})*", re.ASCII)
+_MAX_NAME_LENGTH: Final = 255
+
+_TYPE: Final = re.compile(r"([a-z0-9]+)(?:\([a-z0-9]+\))?", re.ASCII)
+_ACTION: Final = re.compile(r"[a-z]{1,32}|\*", re.ASCII)
+
+_SPACE: Final = re.compile(r"[ \t\r\n\f\v]+")
+
+#: The one resource that is no repository: the list of all repositories.
+CATALOG: Final = ("registry", "catalog")
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Actions on one resource: asked for, or granted.
+
+    Args:
+        type: `repository` or `registry`; others are read and get nothing.
+        name: the resource's name.
+        actions: `pull`, `push`, `delete`, …, or `*`.
+    """
+
+    type: str
+    name: str
+    actions: frozenset[str]
+
+    @property
+    def is_repository(self) -> bool:
+        """Whether this is a repository whose name a registry would take: nothing else may meet a rule."""
+        return (
+            self.type == "repository"
+            and len(self.name) <= _MAX_NAME_LENGTH
+            and _REPOSITORY_NAME.fullmatch(self.name) is not None
+        )
+
+    @property
+    def is_catalog(self) -> bool:
+        """Whether this is the list of all repositories."""
+        return (self.type, self.name) == CATALOG
+
+    def claim(self) -> dict[str, Any]:
+        """Return the entry of the token's `access` claim."""
+        return {"type": self.type, "name": self.name, "actions": sorted(self.actions)}
+
+    def __str__(self) -> str:
+        return f"{self.type}:{self.name}:{','.join(sorted(self.actions))}"
+
+
+def parse_scopes(values: Iterable[str]) -> tuple[Access, ...]:
+    """Read every scope in the values of all `scope` parameters.
+
+    What cannot be understood is dropped, never an error: registries and clients invent scopes. Scopes for the same
+    resource become one. At most `MAX_SCOPES` resources are read, in the order asked.
+
+    Args:
+        values: each parameter's value; one value may hold several scopes with white space between.
+    """
+    merged: dict[tuple[str, str], frozenset[str]] = {}
+    for value in values:
+        for text in _SPACE.split(value):
+            access = _parse_scope(text)
+            if access is None:
+                continue
+            resource = (access.type, access.name)
+            if resource in merged:
+                merged[resource] |= access.actions
+            elif len(merged) < MAX_SCOPES:
+                merged[resource] = access.actions
+    return tuple(Access(type_, name, actions) for (type_, name), actions in merged.items())
+
+
+def _parse_scope(text: str) -> Access | None:
+    if not text or len(text) > MAX_SCOPE_LENGTH:
+        return None
+    # The name may hold a port (`repository:host:5000/a/b:pull`): the type ends at the first colon, the actions
+    # begin after the last.
+    type_, _, rest = text.partition(":")
+    name, colon, actions = rest.rpartition(":")
+    # The class in `repository(plugin)` is deprecated, and no registry matches a token entry that carries one.
+    kind = _TYPE.fullmatch(type_)
+    if not colon or kind is None:
+        return None
+    return Access(kind[1], name, frozenset(action for action in actions.split(",") if _ACTION.fullmatch(action)))
+
+
+def scope_text(accesses: Iterable[Access]) -> str:
+    """Write the scopes as OAuth's `scope` does, with a space between."""
+    return " ".join(str(access) for access in accesses)
