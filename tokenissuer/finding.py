@@ -21,13 +21,13 @@ class Finding:
         severity: an error stops somebody now, a warning may.
         subject: the file, table or account it is about.
         fact: what was found, with the values.
-        remedy: what to do.
+        remedy: what to do; empty where the fact says it.
     """
 
     severity: Severity
     subject: str
     fact: str
-    remedy: str
+    remedy: str = ""
 
     def __str__(self) -> str:
-        return f"{self.severity}: {self.subject}: {self.fact}; {self.remedy}"
+        return f"{self.severity}: {self.subject}: {self.fact}{'; ' if self.remedy else ''}{self.remedy}"

@@ -33,14 +33,15 @@ class Secret:
         return "Secret(***)"
 
 
-def option(doc: str, *, default: Any = dataclasses.MISSING) -> Any:
+def option(doc: str, *, default: Any = dataclasses.MISSING, default_factory: Any = dataclasses.MISSING) -> Any:
     """Declare one key of a table.
 
     Args:
         doc: one line for the manual: meaning and unit.
         default: the value when the key is absent; without one the key is required.
+        default_factory: makes the default, where one value must not be shared.
     """
-    return dataclasses.field(default=default, metadata={"doc": doc})
+    return dataclasses.field(default=default, default_factory=default_factory, metadata={"doc": doc})
 
 
 def near_match(word: str, known: Iterable[str]) -> str:

@@ -1,0 +1,131 @@
+"""The WSGI application: routes, the one `except`, the one log line per request."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final
+
+from webob import Request, Response
+
+from tokenissuer.errors import InternalError, MethodNotAllowed, NotFound, RequestError
+from tokenissuer.protocol import (
+    client_address,
+    error_response,
+    json_response,
+    read_token_request,
+    token_response,
+)
+from tokenissuer.scope import scope_text
+from tokenissuer.service import TokenService
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+TOKEN_PATHS: Final = ("/token", "/jwt/auth", "/auth", "/auth/token")
+
+_requests: Final = logging.getLogger("tokenissuer.requests")
+_failures: Final = logging.getLogger("tokenissuer")
+
+_PLAIN: Final = re.compile(r"[!#-<>-\[\]-~]+", re.ASCII)
+_MAX_LOGGED: Final = 500
+
+
+class Application:
+    """The token server as a WSGI application.
+
+    Args:
+        service: answers token requests.
+    """
+
+    def __init__(self, service: TokenService) -> None:
+        self._service: Final = service
+        self._routes: Final[dict[str, Callable[[Request, dict[str, object]], Response]]] = {
+            **dict.fromkeys(TOKEN_PATHS, self._token),
+            "/.well-known/jwks.json": self._jwks,
+            "/healthz": self._healthz,
+        }
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        request = Request(environ)
+        started = time.monotonic()
+        said: dict[str, object] = {}
+        response = self._respond(request, said)
+        line: dict[str, object] = {
+            "status": response.status_int,
+            "method": request.method,
+            "path": environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""),
+            "client": client_address(request) or "",
+            "agent": environ.get("HTTP_USER_AGENT", ""),
+            **said,
+            "duration_ms": round((time.monotonic() - started) * 1000),
+        }
+        _requests.info("%s", " ".join(f"{name}={_field(value)}" for name, value in line.items()))
+        body: Iterable[bytes] = response(environ, start_response)
+        return body
+
+    def close(self) -> None:
+        """Let go of what the service holds."""
+        self._service.close()
+
+    def _respond(self, request: Request, said: dict[str, object]) -> Response:
+        try:
+            return self._route(request)(request, said)
+        except RequestError as error:
+            said["error"] = error.sentence
+            said["reason"] = error.reason
+            return error_response(error, self._service.issuer.name)
+        except Exception as error:
+            # Only where and what kind: the text of a stranger's exception may hold what the client sent.
+            where = "".join(traceback.format_list(traceback.extract_tb(error.__traceback__)))
+            _failures.error("%s while answering a request; this is a defect:\n%s", type(error).__name__, where)
+            said["error"] = type(error).__name__
+            return error_response(InternalError(), self._service.issuer.name)
+
+    def _route(self, request: Request) -> Callable[[Request, dict[str, object]], Response]:
+        environ = request.environ
+        path = environ.get("PATH_INFO", "")
+        # Under Apache's WSGIScriptAlias the first part of the path, or all of it, is in SCRIPT_NAME.
+        for candidate in (path, environ.get("SCRIPT_NAME", "") + path):
+            # Never a redirect: Go clients turn a redirected POST into a GET without its body.
+            handler = self._routes.get(candidate.removesuffix("/"))
+            if handler is not None:
+                return handler
+        raise NotFound
+
+    def _token(self, request: Request, said: dict[str, object]) -> Response:
+        asked = read_token_request(request)
+        said["username"] = asked.credentials.username if asked.credentials else ""
+        said["service"] = asked.service
+        said["client_id"] = asked.client_id
+        said["asked"] = scope_text(asked.asked)
+        response = self._service.respond(asked)
+        said["account"] = response.subject
+        said["backend"] = response.source
+        said["granted"] = scope_text(response.granted)
+        said["reason"] = response.reason
+        said["jti"] = response.token.jti
+        return token_response(response)
+
+    def _jwks(self, request: Request, said: dict[str, object]) -> Response:
+        _only_reading(request)
+        return json_response(self._service.issuer.key.jwk_set())
+
+    def _healthz(self, request: Request, said: dict[str, object]) -> Response:
+        _only_reading(request)
+        return json_response({"status": "up"})
+
+
+def _only_reading(request: Request) -> None:
+    if request.method not in ("GET", "HEAD"):
+        raise MethodNotAllowed(("GET", "HEAD"))
+
+
+def _field(value: object) -> str:
+    """Write a value so that it can neither break nor forge a line."""
+    text = str(value)[:_MAX_LOGGED]
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)

@@ -1,0 +1,318 @@
+"""The signing key, its certificate and the names registries know it by.
+
+Key ids: https://distribution.github.io/distribution/spec/auth/jwt/ (libtrust) and RFC 7638 (thumbprint).
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import hashlib
+import json
+import re
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+import jwt
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import NameOID
+
+from tokenissuer.errors import ConfigurationError
+from tokenissuer.finding import Finding, Severity
+
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
+
+#: Days before the certificate ends from which a warning is due.
+EXPIRY_WARNING_DAYS: Final = 30
+
+_CERTIFICATE_YEARS: Final = 10
+_MIN_RSA_BITS: Final = 2048
+# X.509's own bound on a common name (RFC 5280, appendix A: ub-common-name).
+_MAX_COMMON_NAME: Final = 64
+_CURVES: Final = {"secp256r1": ("P-256", "ES256"), "secp384r1": ("P-384", "ES384"), "secp521r1": ("P-521", "ES512")}
+_PEM_BLOCK: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----[ \t]*\r?\n?", re.DOTALL)
+
+
+class KeyType(StrEnum):
+    """What kinds of key can be made."""
+
+    EC = "ec"
+    RSA = "rsa"
+
+
+class KeyForm(StrEnum):
+    """How a token's header names its key."""
+
+    #: The certificate itself: every registry with a `rootcertbundle` takes it.
+    X5C = "x5c"
+    #: The RFC 7638 thumbprint alone: for Distribution 3.x configured with `jwks`.
+    THUMBPRINT = "thumbprint"
+    #: The libtrust fingerprint alone: for Distribution 2.x and what descends from it.
+    LIBTRUST = "libtrust"
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A private key and the certificate that registries trust it by.
+
+    Args:
+        private: the key itself.
+        certificate: its certificate.
+    """
+
+    private: PrivateKey = field(repr=False)
+    certificate: x509.Certificate
+
+    @property
+    def algorithm(self) -> str:
+        """The JWS algorithm: Distribution 2.x takes no other for this key."""
+        if isinstance(self.private, rsa.RSAPrivateKey):
+            return "RS256"
+        return _CURVES[self.private.curve.name][1]
+
+    @property
+    def thumbprint(self) -> str:
+        """The RFC 7638 thumbprint."""
+        return thumbprint(self.private.public_key())
+
+    @property
+    def libtrust_id(self) -> str:
+        """The libtrust fingerprint."""
+        return libtrust_id(self.private.public_key())
+
+    def header(self, form: KeyForm) -> dict[str, Any]:
+        """Return the token header that names this key."""
+        if form is KeyForm.LIBTRUST:
+            return {"kid": self.libtrust_id}
+        if form is KeyForm.THUMBPRINT:
+            return {"kid": self.thumbprint}
+        der = self.certificate.public_bytes(serialization.Encoding.DER)
+        # Only the leaf: proxies take headers up to 8 KiB, and a registry knows the rest of the chain.
+        return {"kid": self.thumbprint, "x5c": [base64.b64encode(der).decode("ascii")]}
+
+    def sign(self, claims: Mapping[str, Any], header: Mapping[str, Any]) -> str:
+        """Return the compact JWS of the claims."""
+        return jwt.encode(dict(claims), self.private, algorithm=self.algorithm, headers=dict(header))
+
+    def jwk_set(self) -> dict[str, Any]:
+        """Return the JWK Set (RFC 7517) with the public key."""
+        public = _public_jwk(self.private.public_key())
+        return {"keys": [{**public, "kid": self.thumbprint, "use": "sig", "alg": self.algorithm}]}
+
+    def expiry(self, now: float) -> datetime.timedelta:
+        """Return how long the certificate is still good.
+
+        Args:
+            now: seconds since 1970.
+
+        Raises:
+            ConfigurationError: if it has ended or has not begun: in `x5c` such a certificate stops every registry.
+        """
+        moment = datetime.datetime.fromtimestamp(now, datetime.UTC)
+        if moment >= self.certificate.not_valid_after_utc:
+            raise ConfigurationError(
+                f"the certificate ended on {self.certificate.not_valid_after_utc:%Y-%m-%d} and no registry takes its "
+                "tokens; make a new one for the same key and give it to the registry (rootcertbundle)"
+            )
+        if moment < self.certificate.not_valid_before_utc:
+            raise ConfigurationError(
+                f"the certificate begins only on {self.certificate.not_valid_before_utc:%Y-%m-%d %H:%M:%S} UTC; "
+                "check this machine's clock"
+            )
+        return self.certificate.not_valid_after_utc - moment
+
+    def findings(self, subject: str, now: float) -> Iterable[Finding]:
+        """Return what there is to say about key and certificate.
+
+        Args:
+            subject: the certificate file's name.
+            now: seconds since 1970.
+        """
+        try:
+            left = self.expiry(now)
+        except ConfigurationError as error:
+            yield Finding(Severity.ERROR, subject, str(error))
+            return
+        if left < datetime.timedelta(days=EXPIRY_WARNING_DAYS):
+            yield Finding(
+                Severity.WARNING,
+                subject,
+                f"the certificate ends in {left.days} days, on {self.certificate.not_valid_after_utc:%Y-%m-%d}",
+                "make a new one for the same key now and give it to the registry (rootcertbundle)",
+            )
+
+
+def load_signing_key(key: Path, certificate: Path) -> SigningKey:
+    """Read a key and its certificate, as `openssl req -x509` writes them.
+
+    Args:
+        key: PEM of the private key, not encrypted.
+        certificate: PEM read as registries read it: every block called CERTIFICATE counts. Where there are several,
+            the one made for the key is used.
+
+    Raises:
+        ConfigurationError: if a file cannot be read, is of a kind no registry takes, or the two do not belong together.
+    """
+    private = _load_private_key(key)
+    certificates = _load_certificates(certificate)
+    for candidate in certificates:
+        if candidate.public_key() == private.public_key():
+            return SigningKey(private, candidate)
+    raise ConfigurationError(
+        f"{certificate}: no certificate in it belongs to the key {key}; "
+        "the two must come from the same `tokenissuer init` or `openssl req`"
+    )
+
+
+def file_findings(key: Path) -> Iterable[Finding]:
+    """Return what there is to say about who may read the key file."""
+    mode = stat.S_IMODE(key.stat().st_mode)
+    if mode & (stat.S_IRWXO | stat.S_IWGRP):
+        yield Finding(
+            Severity.ERROR,
+            str(key),
+            f"others can read or change the private key (mode {mode:04o}) and so sign tokens of their own",
+            f"run: chmod 0400 {key}",
+        )
+
+
+def generate_private_key(type_: KeyType) -> PrivateKey:
+    """Make a new private key: P-256, or RSA with 4096 bits."""
+    if type_ is KeyType.RSA:
+        return rsa.generate_private_key(public_exponent=65537, key_size=4096)
+    while True:
+        key = ec.generate_private_key(ec.SECP256R1())
+        numbers = key.public_key().public_numbers()
+        # Distribution 3.x drops leading zero octets and so gives about one key in 128 an id of its own.
+        if min(numbers.x, numbers.y).bit_length() > 248:
+            return key
+
+
+def self_signed_certificate(private: PrivateKey, issuer: str, now: float) -> x509.Certificate:
+    """Make the certificate a registry trusts, good for ten years.
+
+    Args:
+        private: the key.
+        issuer: the common name.
+        now: seconds since 1970.
+
+    Raises:
+        ConfigurationError: if the name does not fit into a certificate.
+    """
+    if not 1 <= len(issuer) <= _MAX_COMMON_NAME:
+        raise ConfigurationError(f"the issuer name must have 1 to {_MAX_COMMON_NAME} characters, found {len(issuer)}")
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)])
+    start = datetime.datetime.fromtimestamp(now, datetime.UTC).replace(microsecond=0)
+    # An hour back: the registry's clock may be behind ours.
+    begin = start - datetime.timedelta(hours=1)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(private.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(begin)
+        .not_valid_after(start + datetime.timedelta(days=_CERTIFICATE_YEARS * 365.25 + 1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(private, hashes.SHA256())
+    )
+
+
+def private_pem(private: PrivateKey) -> bytes:
+    """Write the private key as PKCS #8 PEM."""
+    return private.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def thumbprint(key: PublicKey) -> str:
+    """Return the RFC 7638 thumbprint with SHA-256."""
+    # RFC 7638, 3.3: only the required members, in lexicographic order, without white space.
+    text = json.dumps(_public_jwk(key), sort_keys=True, separators=(",", ":"))
+    return _base64url(hashlib.sha256(text.encode("ascii")).digest())
+
+
+def libtrust_id(key: PublicKey) -> str:
+    """Return the libtrust fingerprint: 30 bytes of SHA-256 over the DER public key, in base32, in groups of four."""
+    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    text = base64.b32encode(hashlib.sha256(der).digest()[:30]).decode("ascii")
+    return ":".join(text[start : start + 4] for start in range(0, len(text), 4))
+
+
+def _public_jwk(key: PublicKey) -> dict[str, str]:
+    """Return the members of the JWK that make the key (RFC 7518, 6.2.1 and 6.3.1)."""
+    if isinstance(key, rsa.RSAPublicKey):
+        numbers = key.public_numbers()
+        return {"kty": "RSA", "n": _base64url_number(numbers.n), "e": _base64url_number(numbers.e)}
+    point = key.public_numbers()
+    # RFC 7518, 6.2.1.2: coordinates keep their leading zero octets.
+    length = (key.curve.key_size + 7) // 8
+    return {
+        "kty": "EC",
+        "crv": _CURVES[key.curve.name][0],
+        "x": _base64url(point.x.to_bytes(length, "big")),
+        "y": _base64url(point.y.to_bytes(length, "big")),
+    }
+
+
+def _base64url_number(number: int) -> str:
+    return _base64url(number.to_bytes((number.bit_length() + 7) // 8, "big"))
+
+
+def _base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def _read(path: Path, what: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the {what} {path}: {error.strerror}") from None
+
+
+def _load_private_key(path: Path) -> PrivateKey:
+    data = _read(path, "private key")
+    try:
+        key = serialization.load_pem_private_key(data, password=None)
+    except TypeError:
+        raise ConfigurationError(
+            f"{path}: the private key is encrypted; decrypt it with: openssl pkey -in {path} -out auth.key"
+        ) from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise ConfigurationError(f"{path}: this is no PEM private key (-----BEGIN PRIVATE KEY-----)") from None
+    if isinstance(key, rsa.RSAPrivateKey):
+        if key.key_size < _MIN_RSA_BITS:
+            raise ConfigurationError(
+                f"{path}: the RSA key has {key.key_size} bits, at least {_MIN_RSA_BITS} are needed; make a new pair"
+            )
+        return key
+    if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name in _CURVES:
+        return key
+    raise ConfigurationError(f"{path}: registries take RSA keys and EC keys on P-256, P-384 or P-521; make a new pair")
+
+
+def _load_certificates(path: Path) -> list[x509.Certificate]:
+    data = _read(path, "certificate")
+    blocks = [match for match in _PEM_BLOCK.finditer(data) if match[1] == b"CERTIFICATE"]
+    if not blocks:
+        raise ConfigurationError(
+            f"{path}: there is no PEM certificate in it (-----BEGIN CERTIFICATE-----): a registry would not start; "
+            "convert DER with: openssl x509 -inform DER -in FILE -out auth.crt"
+        )
+    certificates = []
+    for number, block in enumerate(blocks, 1):
+        try:
+            certificates.append(x509.load_pem_x509_certificate(block[0]))
+        except ValueError:
+            raise ConfigurationError(
+                f"{path}: certificate {number} in it is damaged; a registry would not start with it"
+            ) from None
+    return certificates

@@ -1,0 +1,268 @@
+"""HTTP request → `TokenRequest`; `TokenResponse` or error → HTTP.
+
+GET: https://distribution.github.io/distribution/spec/auth/token/
+POST: https://distribution.github.io/distribution/spec/auth/oauth/ and RFC 6749.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import datetime
+import ipaddress
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+from webob import Request, Response
+
+from tokenissuer.errors import (
+    BackendUnavailable,
+    ContentTooLarge,
+    InvalidCredentials,
+    InvalidRequest,
+    LengthRequired,
+    MethodNotAllowed,
+    RequestError,
+    UnsupportedGrantType,
+)
+from tokenissuer.policy import IPAddress
+from tokenissuer.scope import parse_scopes, scope_text
+from tokenissuer.service import Password, TokenRequest, TokenResponse
+
+#: Bytes in a body or in a query. The longest honest one names every possible mount source of a copied image.
+MAX_FORM_SIZE: Final = 64 * 1024
+
+_FORM_TYPE: Final = "application/x-www-form-urlencoded"
+# RFC 6749, 5.2: what `error_description` may hold.
+_NOT_DESCRIPTION: Final = re.compile(r"[^\x20-\x21\x23-\x5b\x5d-\x7e]")
+_MAX_SENTENCE: Final = 400
+
+
+class _Parameters:
+    """Parameters of a query or form, each with the values it was given."""
+
+    def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
+        self._values: dict[str, list[str]] = {}
+        for name, value in pairs:
+            self._values.setdefault(name, []).append(value)
+
+    def all(self, name: str) -> Sequence[str]:
+        return self._values.get(name, ())
+
+    def one(self, name: str) -> str:
+        """Return the value, empty if there is none.
+
+        Raises:
+            InvalidRequest: if there are several different ones (RFC 6749, 3.2). Equal ones pass: skopeo sends the
+                realm's own query in the URL and again in the form.
+        """
+        values = set(self.all(name)) - {""}
+        if len(values) > 1:
+            raise InvalidRequest(f"the parameter {name} is given more than once")
+        return values.pop() if values else ""
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
+
+def read_token_request(request: Request) -> TokenRequest:
+    """Understand a request to the token endpoint.
+
+    Raises:
+        InvalidRequest: if it cannot be understood.
+        UnsupportedGrantType: for a POST with a `grant_type` that is not served.
+        InvalidCredentials: if credentials were sent that cannot be understood: they are never taken for none.
+        MethodNotAllowed: for other methods than GET and POST.
+        ContentTooLarge, LengthRequired: for a body or query that cannot be read.
+    """
+    query = _decode_pairs(request.environ.get("QUERY_STRING", ""))
+    if request.method == "GET":
+        parameters = _Parameters(query)
+        credentials = _basic_credentials(request)
+    elif request.method == "POST":
+        form = _read_form(request)
+        parameters = _Parameters([*query, *form])
+        credentials = _form_credentials(_Parameters(form), request)
+    else:
+        raise MethodNotAllowed(("GET", "POST"))
+    return TokenRequest(
+        credentials=credentials,
+        service=parameters.one("service"),
+        asked=parse_scopes(parameters.all("scope")),
+        address=client_address(request),
+        client_id=" ".join(parameters.all("client_id")),
+    )
+
+
+def client_address(request: Request) -> IPAddress | None:
+    """Return the address of the connection's other end; None behind a Unix socket."""
+    try:
+        return ipaddress.ip_address(request.environ.get("REMOTE_ADDR", ""))
+    except ValueError:
+        return None
+
+
+def token_response(response: TokenResponse) -> Response:
+    """Write a token the way every client reads it.
+
+    The fields: https://distribution.github.io/distribution/spec/auth/token/#token-response-fields and RFC 6749, 5.1.
+    """
+    token = response.token
+    # Go clients reject the whole answer for a time without zone; Apple's needs the fraction.
+    moment = datetime.datetime.fromtimestamp(math.floor(token.issued_at * 1000) / 1000, datetime.UTC)
+    issued_at = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return json_response(
+        {
+            "token": token.text,
+            "access_token": token.text,
+            "token_type": "Bearer",
+            "expires_in": token.expires_in,
+            "issued_at": issued_at,
+            "scope": scope_text(response.granted),
+        }
+    )
+
+
+def error_response(error: RequestError, realm: str) -> Response:
+    """Write an error so that every client shows its sentence: Docker's list and OAuth's pair in one body.
+
+    Args:
+        error: what went wrong.
+        realm: the name in the challenge of a 401.
+    """
+    sentence = _description(error.sentence)
+    response = json_response(
+        {
+            "errors": [{"code": error.code, "message": sentence}],
+            "error": error.error,
+            "error_description": sentence,
+        }
+    )
+    response.status_int = error.status
+    if isinstance(error, InvalidCredentials):
+        response.headers["WWW-Authenticate"] = f'Basic realm="{_description(realm)}", charset="UTF-8"'
+    if isinstance(error, MethodNotAllowed):
+        response.headers["Allow"] = ", ".join(error.allowed)
+    if isinstance(error, BackendUnavailable):
+        response.headers["Retry-After"] = str(error.retry_after)
+    return response
+
+
+def json_response(body: dict[str, Any]) -> Response:
+    """Write a JSON answer that nobody keeps."""
+    response = Response(json_body=body)
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["Pragma"] = "no-cache"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
+
+
+def _description(text: str) -> str:
+    """Keep to what OAuth allows in a description and HTTP in a quoted string."""
+    return _NOT_DESCRIPTION.sub("?", text.replace('"', "'"))[:_MAX_SENTENCE]
+
+
+def _basic_credentials(request: Request) -> Password | None:
+    """Read the Authorization header (RFC 7617).
+
+    Old clients send an empty name with an empty password for nobody. Everything else that cannot be understood is a
+    wrong credential.
+    """
+    header = request.environ.get("HTTP_AUTHORIZATION", "").strip()
+    if not header:
+        return None
+    scheme, _, encoded = header.partition(" ")
+    if scheme.lower() != "basic":
+        raise InvalidCredentials("send the user name and password as Basic credentials", reason="not Basic")
+    encoded = encoded.strip().rstrip("=")
+    try:
+        # Some clients leave the padding out.
+        raw = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidCredentials(reason="the Basic credentials are not base64") from None
+    # RFC 7617, 2: a name holds no colon, a password may.
+    name, colon, password = raw.partition(b":")
+    if not colon:
+        raise InvalidCredentials(reason="the Basic credentials have no colon")
+    if not name and not password:
+        return None
+    return Password(_decode(name), _decode(password))
+
+
+def _form_credentials(form: _Parameters, request: Request) -> Password | None:
+    grant_type = form.one("grant_type")
+    if grant_type == "refresh_token":
+        raise UnsupportedGrantType("this server issues no refresh tokens; log in again with your password")
+    if not grant_type:
+        raise InvalidRequest("the form has no grant_type; use grant_type=password")
+    if grant_type != "password":
+        raise UnsupportedGrantType
+    if "username" in form or "password" in form:
+        return Password(form.one("username"), form.one("password"))
+    # RFC 6749, 2.3.1: a client may put what it has into the header.
+    credentials = _basic_credentials(request)
+    if credentials is None:
+        raise InvalidRequest("the form has grant_type=password but neither username nor password")
+    return credentials
+
+
+def _read_form(request: Request) -> list[tuple[str, str]]:
+    content_type = request.environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
+    if content_type not in ("", _FORM_TYPE):
+        raise InvalidRequest(f"send the form as {_FORM_TYPE}")
+    # Bytes keep their places in Latin-1 until every value is decoded by itself.
+    return _decode_pairs(_read_body(request).decode("latin-1"))
+
+
+def _read_body(request: Request) -> bytes:
+    environ = request.environ
+    body = environ["wsgi.input"]
+    length = environ.get("CONTENT_LENGTH", "")
+    if length:
+        if not (length.isascii() and length.isdigit()):
+            raise InvalidRequest("the Content-Length is no number")
+        if int(length) > MAX_FORM_SIZE:
+            raise ContentTooLarge
+        return _read_up_to(body, int(length))
+    if environ.get("wsgi.input_terminated"):
+        # skopeo and podman send chunks and no length; the server has taken them apart.
+        data = _read_up_to(body, MAX_FORM_SIZE + 1)
+        if len(data) > MAX_FORM_SIZE:
+            raise ContentTooLarge
+        return data
+    if environ.get("HTTP_TRANSFER_ENCODING"):
+        raise LengthRequired
+    return b""
+
+
+def _read_up_to(body: Any, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        piece = body.read(size - len(data))
+        if not piece:
+            break
+        data += piece
+    return data
+
+
+def _decode_pairs(text: str) -> list[tuple[str, str]]:
+    if len(text) > MAX_FORM_SIZE:
+        raise ContentTooLarge
+    pairs = parse_qsl(text, keep_blank_values=True, encoding="latin-1")
+    return [(_decode(_octets(name)), _decode(_octets(value))) for name, value in pairs]
+
+
+def _octets(text: str) -> bytes:
+    """Return the bytes that stand in a WSGI string (PEP 3333: Latin-1; a server that breaks it must not break us)."""
+    return text.encode("latin-1", "replace")
+
+
+def _decode(raw: bytes) -> str:
+    """Decode what a client sent: Go sends UTF-8 as it is, some others Latin-1."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")

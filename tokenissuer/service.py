@@ -1,0 +1,137 @@
+"""Read this first: request → account → granted → response. No HTTP in it.
+
+A `TokenRequest` says who asks and for what. The chain of backends proves who it is, the access rules and the backend
+say what is allowed, and the issuer signs what is both asked and allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from tokenissuer.backend import Authenticated, Chain
+from tokenissuer.errors import AccessDenied, InvalidRequest
+from tokenissuer.issuer import AccessToken, Issuer
+from tokenissuer.policy import REPOSITORY_ACTIONS, Caller, IPAddress, Policy
+from tokenissuer.scope import Access
+
+
+@dataclass(frozen=True, slots=True)
+class Password:
+    """A user name and password as the client sent them."""
+
+    username: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRequest:
+    """One request for a token, understood.
+
+    Args:
+        credentials: None if none were sent.
+        service: the registry's name; empty if the client does not say.
+        asked: what the token shall allow.
+        address: where the request comes from; None if that cannot be told.
+        client_id: what the client calls itself; for the log only.
+    """
+
+    credentials: Password | None
+    service: str
+    asked: tuple[Access, ...]
+    address: IPAddress | None
+    client_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenResponse:
+    """A token, and how it came about.
+
+    Args:
+        token: the access token.
+        subject: the account's name; empty for anonymous.
+        source: the backend that vouches for the account; empty for anonymous.
+        service: the registry it is for.
+        granted: what it allows.
+        reason: for the log, which rules decided.
+    """
+
+    token: AccessToken
+    subject: str
+    source: str
+    service: str
+    granted: tuple[Access, ...]
+    reason: str
+
+
+class TokenService:
+    """Answers token requests.
+
+    Args:
+        issuer: signs.
+        chain: knows the accounts.
+        policy: knows the access rules.
+        services: the registries served; at least one.
+    """
+
+    def __init__(self, issuer: Issuer, chain: Chain, policy: Policy, services: Sequence[str]) -> None:
+        self.issuer: Final = issuer
+        self.chain: Final = chain
+        self.policy: Final = policy
+        self.services: Final = tuple(services)
+
+    def respond(self, request: TokenRequest) -> TokenResponse:
+        """Answer one request.
+
+        Raises:
+            InvalidRequest: for a registry that is not served here.
+            InvalidCredentials: if credentials were sent and are wrong; they are never taken for none.
+            AccessDenied: if nobody is logged in and nothing of what was asked for is open to everyone.
+            BackendUnavailable: if an account source cannot tell.
+        """
+        service = self._service(request.service)
+        login = self._login(request.credentials)
+        caller = Caller(login.account if login else None, service, request.address)
+        granted, reason = self._authorize(caller, login, request.asked)
+        if login is None and request.asked and not granted:
+            raise AccessDenied(reason=reason)
+        subject = login.account.name if login else ""
+        token = self.issuer.issue(subject, service, granted)
+        return TokenResponse(token, subject, login.source.name if login else "", service, granted, reason)
+
+    def close(self) -> None:
+        """Let go of what the backends hold."""
+        self.chain.close()
+
+    def _service(self, asked: str) -> str:
+        if asked in self.services:
+            return asked
+        served = ", ".join(self.services)
+        if asked:
+            raise InvalidRequest(f"unknown service '{asked}'; served here: {served}")
+        if len(self.services) == 1:
+            return self.services[0]
+        raise InvalidRequest(f"the parameter service is missing; served here: {served}")
+
+    def _login(self, credentials: Password | None) -> Authenticated | None:
+        if credentials is None:
+            return None
+        return self.chain.authenticate(credentials.username, credentials.password)
+
+    def _authorize(
+        self, caller: Caller, login: Authenticated | None, asked: Sequence[Access]
+    ) -> tuple[tuple[Access, ...], str]:
+        granted, reasons = [], []
+        for access in asked:
+            decision = self.policy.decide(caller, access)
+            more: frozenset[str] = frozenset()
+            if login is not None and access.is_repository:
+                # A plug-in may grant what a registry knows, and nothing else.
+                more = login.source.backend.grants(login.account, access) & REPOSITORY_ACTIONS
+            grant = decision.grant(access, more)
+            if grant.actions:
+                granted.append(grant)
+            reasons.append(f"{access.type}:{access.name} {decision.reason}")
+        # Too little access is no error: https://distribution.github.io/distribution/spec/auth/token/#requesting-a-token
+        return tuple(granted), "; ".join(reasons)
