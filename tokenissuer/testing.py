@@ -1,18 +1,19 @@
 """`BackendContract`: the tests a backend author inherits. Needs pytest.
 
-    class TestMine(BackendContract):
-        @pytest.fixture
-        def backend(self) -> Iterator[Backend]:
-            ...
+class TestMine(BackendContract):
+    @pytest.fixture
+    def backend(self) -> Iterator[Backend]:
+        ...
 
-        username, password = "alice", "right"
+    username, password = "alice", "right"
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from types import MappingProxyType
 
 import pytest
 
@@ -55,7 +56,7 @@ class BackendContract:
     #: The account's canonical name; empty if it is `username`.
     name: str = ""
     #: More good accounts: user name → password, for the mix-up test. Their canonical names are their user names.
-    others: dict[str, str] = {}
+    others: Mapping[str, str] = MappingProxyType({})
 
     @pytest.fixture
     def backend(self) -> Backend:

@@ -1,0 +1,7 @@
+"""`python -m tokenissuer`."""
+
+import sys
+
+from tokenissuer.cli import main
+
+sys.exit(main())

@@ -1,0 +1,60 @@
+"""The command line: one small function per command, each in the module of its name."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokenissuer.cli import check, init, passwd, quickstart, serve
+from tokenissuer.errors import TokenIssuerError
+
+_COMMANDS = (quickstart, init, serve, check, passwd)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: what follows the program's name; those of this process when absent.
+
+    Returns:
+        0 if all is good, 1 for a finding or an error, 2 for wrong usage.
+    """
+    parsed = _parser().parse_args(arguments)
+    try:
+        code: int = parsed.run(parsed)
+    except TokenIssuerError as error:
+        print(f"tokenissuer: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"tokenissuer: {error.filename or parsed.command}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tokenissuer", description="Token server for container registries.")
+    parser.add_argument("--version", action="version", version=importlib.metadata.version("tokenissuer"))
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the configuration file, for every command")
+    # The same option behind the command; absent there, it must not undo the one before it.
+    config = argparse.ArgumentParser(add_help=False)
+    config.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help="the configuration file (else $TOKENISSUER_CONFIG, ./tokenissuer.toml, /etc/tokenissuer/tokenissuer.toml)",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for module in _COMMANDS:
+        name = module.__name__.rpartition(".")[2]
+        text = (module.run.__doc__ or "").partition("\n")[0]
+        command = commands.add_parser(name, parents=[config], help=text, description=text)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    return parser

@@ -1,0 +1,202 @@
+"""`tokenissuer init`: a complete set-up in one folder."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import secrets
+import string
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cryptography.hazmat.primitives import serialization
+
+from tokenissuer.cli import templates
+from tokenissuer.config import FILE_NAME, check_realm, load_config
+from tokenissuer.errors import ConfigurationError
+from tokenissuer.keys import KeyType, SigningKey, generate_private_key, private_pem, self_signed_certificate
+
+#: A name, not 127.0.0.1: crane and Helm refuse a realm whose host is a loopback address.
+DEFAULT_REALM: Final = "http://localhost:5001/token"
+DEFAULT_ACCOUNT: Final = "admin"
+
+_PASSWORD_LENGTH: Final = 24
+_REGISTRY_FILE: Final = "registry.yml"
+_UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+@dataclass(frozen=True, slots=True)
+class SetUp:
+    """What a set-up shall say.
+
+    Args:
+        folder: where it goes.
+        realm: the URL clients are sent to.
+        service: the registry's name.
+        issuer: the issuer's name, and the certificate's.
+        key_type: the kind of key.
+        account: the first account, which may do everything.
+    """
+
+    folder: Path
+    realm: str = DEFAULT_REALM
+    service: str = "container_registry"
+    issuer: str = "tokenissuer"
+    key_type: KeyType = KeyType.EC
+    account: str = DEFAULT_ACCOUNT
+
+    @property
+    def config(self) -> Path:
+        """The configuration file."""
+        return self.folder / FILE_NAME
+
+    @property
+    def registry(self) -> Path:
+        """The registry's configuration file."""
+        return self.folder / _REGISTRY_FILE
+
+    def write(self) -> str:
+        """Write every file of the set-up.
+
+        Returns:
+            The first account's new password.
+
+        Raises:
+            ConfigurationError: if a file is already there; nothing has been written then.
+        """
+        folder = self.folder.absolute()
+        private = generate_private_key(self.key_type)
+        key = SigningKey(private, self_signed_certificate(private, self.issuer, time.time()))
+        certificate = key.certificate.public_bytes(serialization.Encoding.PEM)
+        texts: dict[str, tuple[bytes, int]] = {
+            FILE_NAME: (self._configuration().encode(), 0o644),
+            "auth.key": (private_pem(private), 0o400),
+            "auth.crt": (certificate, 0o644),
+            "jwks.json": (json.dumps(key.jwk_set(), indent=2).encode() + b"\n", 0o644),
+            "users.htpasswd": (b"# name:hash; `tokenissuer passwd NAME` adds a line or changes it\n", 0o600),
+            _REGISTRY_FILE: (self._registry(folder).encode(), 0o644),
+        }
+        for name in texts:
+            if (folder / name).exists() or (folder / name).is_symlink():
+                raise ConfigurationError(
+                    f"{folder / name} is already there and nothing is overwritten; name another folder"
+                )
+        with contextlib.ExitStack() as undo:
+            _make_folder(folder, undo)
+            for name, (content, mode) in texts.items():
+                _write_new(folder / name, content, mode)
+                undo.callback((folder / name).unlink)
+            password = new_password()
+            (backend,) = load_config(folder / FILE_NAME).backends
+            backend.build().backend.set_password(self.account, password)
+            undo.pop_all()
+        return password
+
+    def _configuration(self) -> str:
+        return templates.CONFIGURATION.substitute(
+            issuer=_quote(self.issuer),
+            service=_quote(self.service),
+            service_key=self.service if re.fullmatch(r"[A-Za-z0-9_-]+", self.service) else _quote(self.service),
+            realm=_quote(self.realm),
+            account=_quote(self.account),
+        )
+
+    def _registry(self, folder: Path) -> str:
+        return templates.REGISTRY.substitute(
+            file_plain=folder / _REGISTRY_FILE,
+            storage=_quote(str(folder / "registry")),
+            certificate=_quote(str(folder / "auth.crt")),
+            realm=_quote(self.realm),
+            service=_quote(self.service),
+            issuer=_quote(self.issuer),
+        )
+
+
+def new_password() -> str:
+    """Make a password that no shell needs quotes for."""
+    return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(_PASSWORD_LENGTH))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    default = SetUp(Path())
+    parser.add_argument("folder", nargs="?", type=Path, default=Path(), metavar="DIR", help="where; else right here")
+    parser.add_argument(
+        "--realm", type=_argument(_checked_realm), default=default.realm, metavar="URL", help="where clients are sent"
+    )
+    parser.add_argument(
+        "--service", type=_argument(_name), default=default.service, metavar="NAME", help="the registry's name"
+    )
+    parser.add_argument(
+        "--issuer", type=_argument(_name), default=default.issuer, metavar="NAME", help="the issuer's name"
+    )
+    parser.add_argument(
+        "--key-type", type=KeyType, choices=list(KeyType), default=default.key_type, help="ec: P-256, rsa: 4096 bits"
+    )
+    parser.add_argument(
+        "--account", type=_argument(_name), default=default.account, metavar="NAME", help="the first account"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """make keys, certificate, configuration, first account and the registry's configuration"""
+    set_up = SetUp(
+        arguments.folder,
+        arguments.realm,
+        arguments.service,
+        arguments.issuer,
+        arguments.key_type,
+        arguments.account,
+    )
+    password = set_up.write()
+    print(f"Made a set-up in {set_up.folder.absolute()}.")
+    print(f"First account: {set_up.account}   password: {password}   (shown only now)")
+    print(f"Start the issuer:    tokenissuer serve --config {set_up.config}")
+    print(f"Start the registry:  registry serve {set_up.registry}   (Debian: docker-registry serve …)")
+    return 0
+
+
+def _argument(check: Callable[[str], str]) -> Callable[[str], str]:
+    def convert(text: str) -> str:
+        try:
+            return check(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert
+
+
+def _checked_realm(text: str) -> str:
+    check_realm(text)
+    return _name(text)
+
+
+def _name(text: str) -> str:
+    if not text or _UNPRINTABLE.search(text):
+        raise ValueError("it is empty or holds a control character")
+    return text
+
+
+def _quote(text: str) -> str:
+    """Write a string as TOML and YAML read it: both take JSON's."""
+    return json.dumps(text)
+
+
+def _make_folder(folder: Path, undo: contextlib.ExitStack) -> None:
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        undo.callback(folder.rmdir)
+
+
+def _write_new(path: Path, content: bytes, mode: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        # Whatever the umask says.
+        os.fchmod(descriptor, mode)
+        file.write(content)

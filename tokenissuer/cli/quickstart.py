@@ -1,0 +1,203 @@
+"""`tokenissuer quickstart`: issuer and registry on this machine, without a question."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from tokenissuer.cli.init import SetUp
+from tokenissuer.cli.serve import (
+    DEFAULT_LISTEN,
+    Listen,
+    log_to_stderr,
+    open_server,
+    run_server,
+    stopped_by_sigterm,
+)
+from tokenissuer.config import Config, load_config
+from tokenissuer.errors import ConfigurationError, TokenIssuerError
+
+_DEFAULT_FOLDER: Final = "tokenissuer-quickstart"
+_DEFAULT_REGISTRY_LISTEN: Final = "127.0.0.1:5000"
+_REGISTRY_PROGRAMS: Final = ("registry", "docker-registry")
+#: Seconds for the registry to begin, and to end.
+_REGISTRY_PATIENCE: Final = 15
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default=Path(_DEFAULT_FOLDER), metavar="DIR", help=f"else ./{_DEFAULT_FOLDER}"
+    )
+    parser.add_argument(
+        "--listen",
+        type=Listen.parse,
+        default=Listen.parse(DEFAULT_LISTEN),
+        metavar="HOST:PORT",
+        help=f"the issuer's address; else {DEFAULT_LISTEN}",
+    )
+    parser.add_argument(
+        "--registry-listen",
+        type=Listen.parse,
+        default=Listen.parse(_DEFAULT_REGISTRY_LISTEN),
+        metavar="HOST:PORT",
+        help=f"the registry's address; else {_DEFAULT_REGISTRY_LISTEN}",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """start an issuer and a registry that trusts it, with one account, in a folder of their own"""
+    log_to_stderr("warning")
+    listen, registry_listen = arguments.listen, arguments.registry_listen
+    for address, flag in ((listen, "--listen"), (registry_listen, "--registry-listen")):
+        _refuse_taken(address, flag)
+    set_up = SetUp(arguments.folder.absolute(), realm=f"http://{_client_host(listen)}/token")
+    password = "" if set_up.config.exists() else set_up.write()
+    config = load_config(set_up.config)
+    _refuse_other_port(config, listen)
+    server = open_server(config, listen, threads=8)
+    with stopped_by_sigterm(), contextlib.ExitStack() as started:
+        try:
+            started.enter_context(_registry(set_up, registry_listen, server))
+        except BaseException:
+            server.close()
+            server.application.close()
+            raise
+        _say(set_up, password, listen, registry_listen)
+        run_server(server)
+    print("Stopped.")
+    return 0
+
+
+def _say(set_up: SetUp, password: str, listen: Listen, registry_listen: Listen) -> None:
+    print(f"Set-up:    {set_up.folder}{'' if password else ' (used again)'}")
+    print(f"Issuer:    http://{listen}")
+    if password:
+        print(f"Account:   {set_up.account}   password: {password}   (shown only now)")
+        print("Log in:")
+        print(f"  echo {password} | docker login -u {set_up.account} --password-stdin {registry_listen}")
+    else:
+        print("Log in with the password shown at the first start:")
+        print(f"  docker login -u {set_up.account} {registry_listen}")
+        config = shlex.quote(str(set_up.config))
+        print(f"(a new password: tokenissuer passwd {set_up.account} --config {config})")
+    print("Ctrl-C stops everything.", flush=True)
+
+
+@contextlib.contextmanager
+def _registry(set_up: SetUp, listen: Listen, server: Any) -> Iterator[None]:
+    program = _find_registry()
+    if program is None:
+        print("No registry program is on PATH. In another terminal, this starts one:")
+        print(f"  {_docker_run(set_up, listen)}")
+        yield
+        return
+    log = set_up.folder / "registry.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [program, "serve", str(set_up.registry)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            # A group of its own: Ctrl-C is for us, and we end it in order.
+            start_new_session=True,
+            env={**os.environ, "REGISTRY_HTTP_ADDR": str(listen), "OTEL_TRACES_EXPORTER": "none"},
+        )
+    try:
+        _wait_for_registry(process, listen, log)
+        print(f"Registry:  {program} on {listen}, log in {log}")
+        stopping = threading.Event()
+        threading.Thread(target=_watch, args=(process, log, stopping), daemon=True).start()
+        try:
+            yield
+        finally:
+            stopping.set()
+    finally:
+        _end(process)
+
+
+def _find_registry() -> str | None:
+    """Return the registry program; another program of that name is passed over."""
+    for name in _REGISTRY_PROGRAMS:
+        program = shutil.which(name)
+        if program is None:
+            continue
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=False)
+            if "distribution" in said.stdout:
+                return program
+    return None
+
+
+def _docker_run(set_up: SetUp, listen: Listen) -> str:
+    volume = shlex.quote(f"{set_up.folder}:{set_up.folder}")
+    return (
+        f"docker run --rm -p {listen}:5000 -e REGISTRY_HTTP_ADDR=:5000 -v {volume} "
+        f"registry:3 {shlex.quote(str(set_up.registry))}"
+    )
+
+
+def _wait_for_registry(process: subprocess.Popen[bytes], listen: Listen, log: Path) -> None:
+    for _ in range(_REGISTRY_PATIENCE * 20):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = process.wait(0.05)
+            raise TokenIssuerError(f"the registry ended at once (exit code {code}); {log} says why")
+        with contextlib.suppress(OSError), socket.create_connection((listen.host, listen.port), 1):
+            return
+    raise TokenIssuerError(f"the registry does not answer on {listen} after {_REGISTRY_PATIENCE} s; {log} says why")
+
+
+def _watch(process: subprocess.Popen[bytes], log: Path, stopping: threading.Event) -> None:
+    """End everything when the registry ends by itself."""
+    code = process.wait()
+    if not stopping.is_set():
+        print(f"tokenissuer: the registry ended (exit code {code}); {log} says why", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_REGISTRY_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _refuse_taken(listen: Listen, flag: str) -> None:
+    try:
+        family = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((listen.host, listen.port))
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot listen on {listen}: {(error.strerror or str(error)).lower()}; "
+            f"stop what listens there, or use {flag} with another port"
+        ) from None
+
+
+def _refuse_other_port(config: Config, listen: Listen) -> None:
+    realm = urllib.parse.urlsplit(config.issuer.realm)
+    if realm.hostname in ("localhost", "127.0.0.1") and realm.port != listen.port:
+        raise ConfigurationError(
+            f"{config.path} sends clients to {config.issuer.realm}, but the issuer would listen on {listen}; "
+            f"use --listen {listen.host}:{realm.port}, or another folder"
+        )
+
+
+def _client_host(listen: Listen) -> str:
+    # A name where there is one: crane and Helm refuse a realm whose host is a loopback address.
+    return f"localhost:{listen.port}" if listen.host == "127.0.0.1" else str(listen)
