@@ -15,7 +15,7 @@ import threading
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tokenissuer.cli.init import SetUp
 from tokenissuer.cli.serve import (
@@ -23,8 +23,7 @@ from tokenissuer.cli.serve import (
     Listen,
     log_to_stderr,
     open_server,
-    run_server,
-    stopped_by_sigterm,
+    stopped_by_signal,
 )
 from tokenissuer.config import Config, load_config
 from tokenissuer.errors import ConfigurationError, TokenIssuerError
@@ -64,40 +63,40 @@ def run(arguments: argparse.Namespace) -> int:
     for address, flag in ((listen, "--listen"), (registry_listen, "--registry-listen")):
         _refuse_taken(address, flag)
     set_up = SetUp(arguments.folder.absolute(), realm=f"http://{_client_host(listen)}/token")
-    password = "" if set_up.config.exists() else set_up.write()
+    login = (
+        _first_login(set_up, registry_listen) if not set_up.config.exists() else _next_login(set_up, registry_listen)
+    )
     config = load_config(set_up.config)
     _refuse_other_port(config, listen)
-    server = open_server(config, listen, threads=8)
-    with stopped_by_sigterm(), contextlib.ExitStack() as started:
-        try:
-            started.enter_context(_registry(set_up, registry_listen, server))
-        except BaseException:
-            server.close()
-            server.application.close()
-            raise
-        _say(set_up, password, listen, registry_listen)
-        run_server(server)
+    with stopped_by_signal(), _registry(set_up, registry_listen):
+        server = open_server(config, listen, threads=8)
+        print(f"Issuer:    http://{listen}")
+        print(login)
+        print("Ctrl-C stops everything.", flush=True)
+        server.run()
     print("Stopped.")
     return 0
 
 
-def _say(set_up: SetUp, password: str, listen: Listen, registry_listen: Listen) -> None:
-    print(f"Set-up:    {set_up.folder}{'' if password else ' (used again)'}")
-    print(f"Issuer:    http://{listen}")
-    if password:
-        print(f"Account:   {set_up.account}   password: {password}   (shown only now)")
-        print("Log in:")
-        print(f"  echo {password} | docker login -u {set_up.account} --password-stdin {registry_listen}")
-    else:
-        print("Log in with the password shown at the first start:")
-        print(f"  docker login -u {set_up.account} {registry_listen}")
-        config = shlex.quote(str(set_up.config))
-        print(f"(a new password: tokenissuer passwd {set_up.account} --config {config})")
-    print("Ctrl-C stops everything.", flush=True)
+def _first_login(set_up: SetUp, registry: Listen) -> str:
+    password = set_up.write()
+    # At once: should the start fail further on, nobody could ever know it.
+    print(f"Made:      {set_up.folder}")
+    print(f"Account:   {set_up.account}   password: {password}   (shown only now)", flush=True)
+    return f"Log in:\n  echo {password} | docker login -u {set_up.account} --password-stdin {registry}"
+
+
+def _next_login(set_up: SetUp, registry: Listen) -> str:
+    print(f"Again:     {set_up.folder}")
+    config = shlex.quote(str(set_up.config))
+    return (
+        f"Log in with the password shown at the first start:\n  docker login -u {set_up.account} {registry}\n"
+        f"or set another:\n  tokenissuer passwd {set_up.account} --config {config}"
+    )
 
 
 @contextlib.contextmanager
-def _registry(set_up: SetUp, listen: Listen, server: Any) -> Iterator[None]:
+def _registry(set_up: SetUp, listen: Listen) -> Iterator[None]:
     program = _find_registry()
     if program is None:
         print("No registry program is on PATH. In another terminal, this starts one:")

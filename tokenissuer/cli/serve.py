@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -64,9 +64,10 @@ def run(arguments: argparse.Namespace) -> int:
     """answer token requests"""
     log_to_stderr(arguments.log_level)
     config = load_config(find_config(arguments.config))
-    server = open_server(config, arguments.listen, arguments.threads)
-    _log.info("serving %s on http://%s", config.path, arguments.listen)
-    run_server(server)
+    with stopped_by_signal():
+        server = open_server(config, arguments.listen, arguments.threads)
+        _log.info("serving %s on http://%s", config.path, arguments.listen)
+        server.run()
     _log.info("stopped")
     return 0
 
@@ -82,7 +83,28 @@ def log_to_stderr(level: str) -> None:
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
 
 
-def open_server(config: Config, listen: Listen, threads: int) -> Any:
+@dataclass(frozen=True, slots=True)
+class Server:
+    """The application, and what listens for it.
+
+    Args:
+        application: answers.
+        listener: waitress's server.
+    """
+
+    application: Application
+    listener: Any
+
+    def run(self) -> None:
+        """Serve until something stops it, then let go of everything."""
+        try:
+            self.listener.run()
+        finally:
+            self.listener.close()
+            self.application.close()
+
+
+def open_server(config: Config, listen: Listen, threads: int) -> Server:
     """Build the service and listen.
 
     Args:
@@ -97,7 +119,7 @@ def open_server(config: Config, listen: Listen, threads: int) -> Any:
     for finding in config.findings(time.time()):
         _log.warning("%s", finding)
     try:
-        return create_server(
+        listener = create_server(
             application,
             host=listen.host,
             port=listen.port,
@@ -110,30 +132,30 @@ def open_server(config: Config, listen: Listen, threads: int) -> Any:
     except (OSError, ValueError) as error:
         application.close()
         raise ConfigurationError(f"cannot listen on {listen}: {_cause(error)}") from None
+    return Server(application, listener)
 
 
-def run_server(server: Any) -> None:
-    """Serve until SIGTERM or Ctrl-C."""
-    with stopped_by_sigterm():
-        try:
-            server.run()
-        finally:
-            server.close()
-            server.application.close()
+@contextlib.contextmanager
+def stopped_by_signal() -> Iterator[None]:
+    """Let the first SIGTERM or Ctrl-C end what runs inside, and the next ones do nothing.
 
-
-@contextmanager
-def stopped_by_sigterm() -> Iterator[None]:
-    """Make SIGTERM end what runs inside, as Ctrl-C does."""
+    Programs that stop others send a signal twice, to the process and to its group: the second must not cut short
+    what the first began.
+    """
+    numbers = (signal.SIGTERM, signal.SIGINT)
 
     def stop(number: int, frame: object) -> NoReturn:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
-        yield
+        with contextlib.suppress(KeyboardInterrupt):
+            yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _cause(error: OSError | ValueError) -> str:
