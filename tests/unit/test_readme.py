@@ -1,0 +1,77 @@
+"""README says what is so."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tokenissuer.backend import load_backend
+from tokenissuer.cli import _parser
+from tokenissuer.config import AccessOptions, IssuerOptions, SigningOptions, load_config
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLE = ROOT / "tests" / "integration" / "webhook_backend"
+
+
+def code(language: str) -> list[str]:
+    """The code blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def section(heading: str) -> str:
+    """A section's text, up to the next heading of the same kind."""
+    found = re.search(rf"^{re.escape(heading)}\n(.*?)(?=^#|^\*\*`type|\Z)", README, re.MULTILINE | re.DOTALL)
+    assert found, f"README has no {heading}"
+    return found[1]
+
+
+def test_the_two_commands_stand_on_the_first_screen() -> None:
+    """Trying and testing are the first things a reader sees."""
+    first_screen = "\n".join(README.splitlines()[:30])
+    assert "tokenissuer quickstart" in first_screen
+    assert "\ntests/run\n" in first_screen
+
+
+def test_the_example_backend_is_the_one_that_is_tested() -> None:
+    """Nothing in the manual drifts away from what runs."""
+    assert (EXAMPLE / "tokenissuer_webhook.py").read_text() in code("python")
+    (ini,) = code("ini")
+    assert ini == f"# setup.cfg\n{(EXAMPLE / 'setup.cfg').read_text()}"
+
+
+def test_the_configuration_example_loads(tmp_path: Path) -> None:
+    """What the manual shows can be used."""
+    path = tmp_path / "tokenissuer.toml"
+    path.write_text(code("toml")[0])
+    assert load_config(path).issuer.name == tomllib.loads(path.read_text())["issuer"]["name"]
+
+
+@pytest.mark.parametrize(
+    ("heading", "options"),
+    [
+        ("### `[issuer]`", IssuerOptions),
+        ("### `[signing]`", SigningOptions),
+        ("### `[[access]]`", AccessOptions),
+        ('**`type = "htpasswd"`**', load_backend("htpasswd").Options),
+    ],
+    ids=["issuer", "signing", "access", "htpasswd"],
+)
+def test_every_key_is_in_the_reference(heading: str, options: Any) -> None:
+    """A key that is not in the manual does not exist for its readers, and the other way round."""
+    cells = re.findall(r"^\| (`.*?) \|", section(heading), re.MULTILINE)
+    documented = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
+    assert sorted(documented) == sorted(field.name for field in dataclasses.fields(options))
+
+
+def test_every_command_is_in_the_reference() -> None:
+    """The table of commands is the command line's own."""
+    (choices,) = (action.choices for action in _parser()._actions if action.dest == "command")
+    assert choices is not None
+    documented = re.findall(r"^\| `(\w+)", section("## Commands"), re.MULTILINE)
+    assert documented == list(choices)
