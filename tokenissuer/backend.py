@@ -9,7 +9,7 @@ import importlib.metadata
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
 from tokenissuer.errors import ConfigurationError, InvalidCredentials, TokenIssuerError, UnknownAccount
@@ -44,10 +44,16 @@ class Account:
     Args:
         name: the source's own canonical spelling, never what was typed.
         groups: short names of the groups it belongs to.
+        delegated: whether this is a credential made for one purpose on the account's behalf, such as a CI job's. Access
+            rules that allow something to this account or its groups do not count then, only what the source grants.
+        valid_until: seconds since 1970 after which the source no longer vouches for this login; None if it does not
+            say. No token outlives it.
     """
 
     name: str
     groups: frozenset[str] = frozenset()
+    delegated: bool = False
+    valid_until: float | None = field(default=None, compare=False)
 
     def belongs_to(self, group: str) -> bool:
         """Whether a group named in an access rule has this account as a member."""
@@ -108,6 +114,17 @@ class Backend(ABC):
         """
         return frozenset()
 
+    def public_grants(self, access: Access) -> frozenset[str]:
+        """Return the actions this source allows on a repository to everyone, logged in or not.
+
+        Args:
+            access: the repository and what is asked for.
+
+        Raises:
+            BackendUnavailable: if the source cannot tell.
+        """
+        return frozenset()
+
     def check(self) -> None:
         """Prove that the source can be asked now.
 
@@ -118,6 +135,14 @@ class Backend(ABC):
 
     def findings(self) -> Iterable[Finding]:
         """Return what `tokenissuer check` should say about this source."""
+        return ()
+
+    def repository_findings(self, access: Access) -> Iterable[Finding]:
+        """Return what `tokenissuer check --repository` should say about one repository.
+
+        Args:
+            access: the repository; its actions mean nothing.
+        """
         return ()
 
     def set_password(self, username: str, password: str) -> None:

@@ -11,14 +11,16 @@ class Severity(StrEnum):
 
     ERROR = "error"
     WARNING = "warning"
+    #: Nothing to mend.
+    INFO = "info"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong or soon will be.
+    """One thing that is wrong or soon will be, or good to know.
 
     Args:
-        severity: an error stops somebody now, a warning may.
+        severity: an error stops somebody now, a warning may, an info is good to know.
         subject: the file, table or account it is about.
         fact: what was found, with the values.
         remedy: what to do; empty where the fact says it.

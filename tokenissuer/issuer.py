@@ -66,16 +66,20 @@ class Issuer:
         self._key_forms: Final = dict(key_forms)
         self._clock: Final = clock
 
-    def issue(self, subject: str, service: str, granted: Iterable[Access]) -> AccessToken:
+    def issue(
+        self, subject: str, service: str, granted: Iterable[Access], *, valid_until: float | None = None
+    ) -> AccessToken:
         """Sign a token.
 
         Args:
             subject: the account's name; empty for anonymous.
             service: the registry it is for.
             granted: one entry for each resource, with explicit actions.
+            valid_until: seconds since 1970 that the token must not outlive, if that is before its lifetime ends.
         """
         moment = self._clock()
         now = int(moment)
+        lifetime = self.lifetime if valid_until is None else max(0, min(self.lifetime, int(valid_until) - now))
         jti = secrets.token_urlsafe(16)
         # Every line is a hard failure somewhere if it is otherwise: Distribution 2.x takes only a single string for
         # `aud` and whole numbers for times, Pulp needs `sub` and `access`.
@@ -83,11 +87,11 @@ class Issuer:
             "iss": self.name,
             "sub": subject,
             "aud": service,
-            "exp": now + self.lifetime,
+            "exp": now + lifetime,
             "nbf": now - BACKDATING,
             "iat": now - BACKDATING,
             "jti": jti,
             "access": [access.claim() for access in granted],
         }
         header = {"typ": "JWT", **self.key.header(self._key_forms.get(service, KeyForm.X5C))}
-        return AccessToken(self.key.sign(claims, header), jti, moment, self.lifetime)
+        return AccessToken(self.key.sign(claims, header), jti, moment, lifetime)

@@ -185,6 +185,9 @@ class Rule:
             return True
         if account is None:
             return False
+        if account.delegated and not self.deny:
+            # A CI job may do what its source grants to jobs; what its user may do besides is not for every job.
+            return False
         return (
             self.authenticated
             or account.name in self.accounts

@@ -97,7 +97,8 @@ class TokenService:
         if login is None and request.asked and not granted:
             raise AccessDenied(reason=reason)
         subject = login.account.name if login else ""
-        token = self.issuer.issue(subject, service, granted)
+        valid_until = login.account.valid_until if login else None
+        token = self.issuer.issue(subject, service, granted, valid_until=valid_until)
         return TokenResponse(token, subject, login.source.name if login else "", service, granted, reason)
 
     def close(self) -> None:
@@ -126,12 +127,18 @@ class TokenService:
         for access in asked:
             decision = self.policy.decide(caller, access)
             more: frozenset[str] = frozenset()
-            if login is not None and access.is_repository:
+            # What the rules have settled no source is asked: it may be down, or slow.
+            if access.is_repository and not access.actions <= decision.allowed | decision.denied:
                 # A plug-in may grant what a registry knows, and nothing else.
-                more = login.source.backend.grants(login.account, access) & REPOSITORY_ACTIONS
+                more = self._backend_grants(login, access) & REPOSITORY_ACTIONS
             grant = decision.grant(access, more)
             if grant.actions:
                 granted.append(grant)
             reasons.append(f"{access.type}:{access.name} {decision.reason}")
         # Too little access is no error: https://distribution.github.io/distribution/spec/auth/token/#requesting-a-token
         return tuple(granted), "; ".join(reasons)
+
+    def _backend_grants(self, login: Authenticated | None, access: Access) -> frozenset[str]:
+        if login is not None:
+            return login.source.backend.grants(login.account, access)
+        return frozenset[str]().union(*(source.backend.public_grants(access) for source in self.chain.sources))
