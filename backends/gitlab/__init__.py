@@ -1,0 +1,5 @@
+"""Accounts of a GitLab: personal access tokens over its REST API, or any login through its own token endpoint."""
+
+from tokenissuer_backends.gitlab.backend import GitLabBackend, GitLabOptions
+
+__all__ = ["GitLabBackend", "GitLabOptions"]

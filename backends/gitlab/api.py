@@ -1,0 +1,329 @@
+"""Who and what over the REST API: https://docs.gitlab.com/api/rest/."""
+
+from __future__ import annotations
+
+import logging
+import re
+import urllib.parse
+from collections.abc import Mapping
+from typing import Any, Final
+
+from tokenissuer.errors import BackendUnavailable, InvalidCredentials, UnknownAccount
+from tokenissuer.scope import Access
+from tokenissuer_backends.gitlab.account import GitLabAccount, JobAccount, TokenAccount
+from tokenissuer_backends.gitlab.client import Absent, Client, GitLabAnswer, Refused
+from tokenissuer_backends.gitlab.credential import ANONYMOUS, Credential, job_token, personal_access_token
+from tokenissuer_backends.gitlab.deadline import Deadline
+from tokenissuer_backends.gitlab.memory import Memory
+from tokenissuer_backends.gitlab.project import Project, access_level, candidates, project_route, read_project
+from tokenissuer_backends.gitlab.replay import Replay
+from tokenissuer_backends.gitlab.role import (
+    EVERYTHING,
+    GUEST,
+    MAINTAINER,
+    NO_ACCESS,
+    NOTHING,
+    OWNER,
+    PULL,
+    RegistryLevel,
+    Viewer,
+    Visibility,
+    actions_by_role,
+    actions_by_scopes,
+    asked_actions,
+)
+
+_log: Final = logging.getLogger("tokenissuer.backends.gitlab")
+
+#: The user name every CI job logs in with.
+JOB_USER: Final = "gitlab-ci-token"
+
+#: Where a token is asked about itself.
+TOKEN_ROUTE: Final = "/api/v4/personal_access_tokens/self"
+
+#: One for every cause, so that it tells nobody which accounts exist.
+WANTED: Final = (
+    "this login needs your GitLab user name and, for the password, a personal access token that is valid and has the "
+    "scope read_registry (also write_registry to push) or api; the password of your account does not work here"
+)
+NO_LOOKUP: Final = (
+    "this GitLab does not say whose token this is; make a personal access token that has the scope read_user or "
+    "read_api besides its registry scopes"
+)
+
+#: Scopes with which a token can be asked for its owner.
+_NAMING: Final = frozenset({"api", "read_api", "read_user"})
+#: Scopes with which a token can be asked for projects and groups.
+_READING: Final = frozenset({"api", "read_api"})
+
+# What GitLab takes for a user name; nothing of it means something in a URL, and lower() is reliable for it.
+_USERNAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,255}", re.ASCII)
+_JOB_PAGE: Final = re.compile(r"/(?P<project>[^?#]+)/-/jobs/[0-9]+")
+_GROUP_PAGE: Final = re.compile(r"/groups/(?P<group>[^?#]+)")
+
+
+class Api:
+    """Asks the REST API, with the caller's own credential.
+
+    Args:
+        client: sends the requests.
+        replay: asks GitLab's own token endpoint, for tokens that the API tells nothing.
+        own: the credential for questions on nobody's behalf.
+        root: the path GitLab is installed under; empty if none.
+        remember: seconds an answer about a project is good for.
+        groups: whether accounts get their groups.
+    """
+
+    def __init__(
+        self, client: Client, replay: Replay, own: Credential, root: str, remember: float, *, groups: bool
+    ) -> None:
+        self._client: Final = client
+        self._replay: Final = replay
+        self._own: Final = own
+        self._root: Final = root
+        self._groups: Final = groups
+        # A tuple holds the project, or nothing where there is none.
+        self._projects: Final[Memory[tuple[Project, ...]]] = Memory(remember)
+        self._levels: Final[Memory[int]] = Memory(remember)
+        self._readable: Final[Memory[frozenset[str]]] = Memory(remember)
+
+    def authenticate(self, username: str, password: str, deadline: Deadline) -> GitLabAccount:
+        """Prove that the token is this user's.
+
+        Raises:
+            UnknownAccount: if no GitLab user can have this name.
+            InvalidCredentials: if the token is not good, or not this user's.
+            BackendUnavailable: if GitLab cannot tell.
+        """
+        if not _USERNAME.fullmatch(username):
+            raise UnknownAccount(WANTED, reason="no GitLab user can have this name")
+        try:
+            if username == JOB_USER:
+                return self._job_account(job_token(password), deadline)
+            return self._token_account(username, personal_access_token(password), deadline)
+        except InvalidCredentials as error:
+            raise InvalidCredentials(
+                NO_LOOKUP if error.sentence == NO_LOOKUP else WANTED, reason=error.reason
+            ) from None
+        except Refused as answer:
+            raise InvalidCredentials(WANTED, reason=str(answer)) from None
+
+    def grants(self, account: GitLabAccount, access: Access, deadline: Deadline) -> frozenset[str]:
+        """Return what GitLab's own registry would allow.
+
+        Raises:
+            BackendUnavailable: if GitLab cannot tell.
+        """
+        paths = candidates(access)
+        if not paths:
+            return NOTHING
+        try:
+            match account:
+                case TokenAccount():
+                    return self._token_grants(account, access, paths, deadline)
+                case JobAccount():
+                    return self._job_grants(account, paths, deadline)
+        except GitLabAnswer as answer:
+            # The credential was good a moment ago and is no longer, or not for this.
+            _log.info("nothing granted on %s: %s", access.name, answer)
+        return NOTHING
+
+    def public_grants(self, access: Access, deadline: Deadline) -> frozenset[str]:
+        """Return what GitLab's own registry would allow to everyone.
+
+        Raises:
+            BackendUnavailable: if GitLab cannot tell.
+        """
+        paths = candidates(access)
+        return self._public_actions(paths, deadline) if paths else NOTHING
+
+    def find_user(self, username: str, deadline: Deadline) -> tuple[Mapping[str, Any], ...]:
+        """Return the user of this name as our own credential sees it; nothing if there is none.
+
+        Raises:
+            Refused: if this GitLab does not tell.
+            BackendUnavailable: if it cannot.
+        """
+        rows = self._client.get("/api/v4/users", self._own, deadline, [("username", username)]).rows()
+        return tuple(row for row in rows if _same(row.get("username"), username))
+
+    def _token_account(self, username: str, token: Credential, deadline: Deadline) -> TokenAccount:
+        try:
+            facts = self._client.get(TOKEN_ROUTE, token, deadline).table()
+        except Absent:
+            raise BackendUnavailable("GitLab does not describe tokens: version 15.5 or newer is needed") from None
+        scopes = frozenset(scope for scope in _list(facts, "scopes") if isinstance(scope, str))
+        if facts.get("active") is not True or facts.get("revoked") is not False:
+            raise InvalidCredentials(reason="the token is not active")
+        if scopes & _NAMING:
+            user: Mapping[str, Any] = self._client.get("/api/v4/user", token, deadline).table()
+        else:
+            user = self._owner_by_name(username, deadline)
+        # Whoever holds some token must not become whoever he says he is.
+        if not _same(user.get("username"), username) or user.get("id") != _number(facts, "user_id"):
+            raise InvalidCredentials(reason="the token belongs to another user than the one named")
+        if user.get("state") != "active":
+            raise InvalidCredentials(reason=f"the user is {str(user.get('state'))[:20]!a} in GitLab")
+        return TokenAccount(
+            name=str(user["username"]),
+            groups=self._group_paths(token, scopes, deadline) if self._groups else frozenset(),
+            credential=token,
+            user_id=_number(facts, "user_id"),
+            scopes=scopes,
+            # Not said (a token with registry scopes only): then internal projects stay closed.
+            external=user.get("external") is not False,
+            administrator=user.get("is_admin") is True,
+        )
+
+    def _owner_by_name(self, username: str, deadline: Deadline) -> Mapping[str, Any]:
+        try:
+            rows = self.find_user(username, deadline)
+        except Refused as answer:
+            raise InvalidCredentials(NO_LOOKUP, reason=f"users cannot be looked up by name: {answer}") from None
+        if not rows:
+            raise InvalidCredentials(reason="GitLab shows no user of this name")
+        return rows[0]
+
+    def _group_paths(self, token: Credential, scopes: frozenset[str], deadline: Deadline) -> frozenset[str]:
+        # Without a minimum GitLab lists every public group as well.
+        members_only = [("min_access_level", str(GUEST))]
+        if scopes & _READING:
+            pages = self._client.pages("/api/v4/groups", token, deadline, members_only)
+            return frozenset(_text(row, "full_path").lower() for page in pages for row in page.rows())
+        try:
+            pages = self._client.pages(f"{TOKEN_ROUTE}/associations", token, deadline, members_only)
+            return frozenset(
+                self._page_path(_GROUP_PAGE, row) for page in pages for row in _list(page.table(), "groups")
+            )
+        except Absent:
+            # GitLab before 17.4: such a token cannot be asked. No groups is less than there is, never more.
+            return frozenset()
+
+    def _page_path(self, pattern: re.Pattern[str], row: Any) -> str:
+        """Read a group's or project's full path from the address of a page of it."""
+        address = urllib.parse.urlsplit(_text(row, "web_url") if isinstance(row, dict) else "").path
+        found = pattern.fullmatch(address.removeprefix(self._root))
+        if found is None:
+            raise BackendUnavailable("GitLab gave a web_url that is not in its usual form")
+        return found[1].lower()
+
+    def _job_account(self, token: Credential, deadline: Deadline) -> JobAccount:
+        try:
+            job = self._client.get("/api/v4/job", token, deadline).table()
+        except Absent as answer:
+            raise InvalidCredentials(reason=str(answer)) from None
+        user = job.get("user")
+        if job.get("status") != "running" or not isinstance(user, dict):
+            raise InvalidCredentials(reason="the job is not running")
+        project = self._page_path(_JOB_PAGE, job)
+        return JobAccount(name=_text(user, "username"), delegated=True, credential=token, project=project)
+
+    def _token_grants(
+        self, account: TokenAccount, access: Access, paths: tuple[str, ...], deadline: Deadline
+    ) -> frozenset[str]:
+        may = actions_by_scopes(account.scopes)
+        if not may:
+            return NOTHING
+        if not account.scopes & _READING:
+            # Such a token cannot look at projects; but where it exists, GitLab's own token endpoint does.
+            return may & self._replay.grants(account.credential.as_login(account.name), access, deadline)
+        for path in paths:
+            for project in self._project(account.credential, path, deadline):
+                return may & self._actions(account, project, asked_actions(access) & may, deadline)
+        return NOTHING
+
+    def _actions(
+        self, account: TokenAccount, project: Project, wanted: frozenset[str], deadline: Deadline
+    ) -> frozenset[str]:
+        level = OWNER if account.administrator else project.access_level
+        known = actions_by_role(project.visibility, project.registry, Viewer(level, external=account.external))
+        if level >= MAINTAINER or project.registry is RegistryLevel.DISABLED or wanted <= known:
+            return known
+        # What the project tells leaves out groups invited to it or to a group above it.
+        level = max(level, self._effective_level(account, project, deadline))
+        return actions_by_role(project.visibility, project.registry, Viewer(level, external=account.external))
+
+    def _project(self, credential: Credential, path: str, deadline: Deadline) -> tuple[Project, ...]:
+        """Return the project of exactly this path, as the caller sees it; nothing if there is none."""
+
+        def ask() -> tuple[Project, ...]:
+            try:
+                found = read_project(self._client.get(project_route(path), credential, deadline).table())
+            except (Absent, Refused):
+                return ()
+            return (found,) if found.path == path else ()
+
+        return self._projects.recall((credential.fingerprint, path), ask, deadline)
+
+    def _effective_level(self, account: TokenAccount, project: Project, deadline: Deadline) -> int:
+        def ask() -> int:
+            route = f"/api/v4/projects/{project.id}/members/all/{account.user_id}"
+            try:
+                member = self._client.get(route, account.credential, deadline).table()
+            except (Absent, Refused):
+                return NO_ACCESS
+            if member.get("id") != account.user_id or member.get("state", "active") != "active":
+                return NO_ACCESS
+            return access_level(member)
+
+        return self._levels.recall((account.credential.fingerprint, project.id), ask, deadline)
+
+    def _job_grants(self, account: JobAccount, paths: tuple[str, ...], deadline: Deadline) -> frozenset[str]:
+        if account.project in paths:
+            # A job does in its own project what it likes, where the registry is switched on.
+            return EVERYTHING if self._lists_images(account.credential, account.project, deadline) else NOTHING
+        return self._public_actions(paths, deadline)
+
+    def _public_actions(self, paths: tuple[str, ...], deadline: Deadline) -> frozenset[str]:
+        for path in paths:
+            if self._own is ANONYMOUS:
+                if self._lists_images(ANONYMOUS, path, deadline):
+                    return PULL
+                continue
+            for project in self._project(self._own, path, deadline):
+                # Our own credential may see more than everyone does; only what is public counts.
+                if project.visibility is not Visibility.PUBLIC:
+                    return NOTHING
+                return actions_by_role(project.visibility, project.registry, Viewer(logged_in=False))
+        return NOTHING
+
+    def _lists_images(self, credential: Credential, path: str, deadline: Deadline) -> frozenset[str]:
+        """Return pull if GitLab shows the images of a project to this caller: that takes the right to pull them.
+
+        To the anonymous caller, and to a job, the project itself does not tell its registry level.
+        """
+
+        def ask() -> frozenset[str]:
+            route = f"{project_route(path)}/registry/repositories"
+            try:
+                self._client.get(route, credential, deadline, [("per_page", "1")]).rows()
+            except (Absent, Refused):
+                return NOTHING
+            return PULL
+
+        return self._readable.recall((credential.fingerprint, path), ask, deadline)
+
+
+def _same(found: object, typed: str) -> bool:
+    return isinstance(found, str) and found.isascii() and found.lower() == typed.lower()
+
+
+def _list(table: Mapping[str, Any], key: str) -> list[Any]:
+    found = table.get(key)
+    if not isinstance(found, list):
+        raise BackendUnavailable(f"GitLab's answer has no list '{key}'")
+    return found
+
+
+def _text(table: Mapping[str, Any], key: str) -> str:
+    found = table.get(key)
+    if not isinstance(found, str) or not found:
+        raise BackendUnavailable(f"GitLab's answer has no text '{key}'")
+    return found
+
+
+def _number(table: Mapping[str, Any], key: str) -> int:
+    found = table.get(key)
+    if not isinstance(found, int) or isinstance(found, bool):
+        raise BackendUnavailable(f"GitLab's answer has no number '{key}'")
+    return found

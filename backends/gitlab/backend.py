@@ -1,0 +1,275 @@
+"""The backend `gitlab`: its options, and which way GitLab is asked."""
+
+from __future__ import annotations
+
+import email.utils
+import time
+import urllib.parse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+from tokenissuer.backend import Account, Backend, Finding, Secret, Severity, option, refuse_unusable
+from tokenissuer.errors import BackendUnavailable, ConfigurationError, InvalidCredentials
+from tokenissuer.scope import Access
+from tokenissuer_backends.gitlab.account import GitLabAccount
+from tokenissuer_backends.gitlab.api import TOKEN_ROUTE, Api
+from tokenissuer_backends.gitlab.client import Absent, Client, GitLabAnswer, Refused
+from tokenissuer_backends.gitlab.credential import ANONYMOUS, personal_access_token
+from tokenissuer_backends.gitlab.deadline import Deadline
+from tokenissuer_backends.gitlab.project import candidates, project_route
+from tokenissuer_backends.gitlab.replay import ROUTE, SERVICE, Replay
+from tokenissuer_backends.gitlab.role import NOTHING
+
+#: Seconds of `timeout` at most: docker gives a token server 15.
+_MAX_TIMEOUT: Final = 12
+#: Seconds of `remember` at most: for so long somebody keeps a right that was taken away.
+_MAX_REMEMBER: Final = 300
+#: Seconds by which two clocks may differ before tokens go wrong.
+_MAX_CLOCK_DIFFERENCE: Final = 30
+
+
+@dataclass(frozen=True, slots=True)
+class GitLabOptions:
+    """The keys of a `[[backends]]` table with `type = "gitlab"`."""
+
+    url: str = option("GitLab's address, with the path it is installed under if any")
+    mode: Literal["api", "jwt"] = option(
+        "'api': personal, project and group access tokens and CI jobs, over the REST API; "
+        "'jwt': whatever GitLab's own registry takes, over GitLab's token endpoint",
+        default="api",
+    )
+    grants: bool = option("whether roles in GitLab's projects allow pull, push and delete", default=False)
+    groups: bool = option("whether accounts get their GitLab groups, for access rules (mode 'api')", default=True)
+    token: Secret | None = option(
+        "an access token with scope read_api of a user without rights, for questions on nobody's behalf (mode 'api')",
+        default=None,
+    )
+    issuer: str | None = option(
+        "the `iss` of the tokens that GitLab makes: its setting registry.issuer (needed in mode 'jwt')",
+        default=None,
+    )
+    certificate: Path | None = option(
+        "the certificate of the key GitLab signs with, PEM: its own registry's rootcertbundle", default=None
+    )
+    ca_file: Path | None = option("certificates to trust instead of the system's, PEM", default=None)
+    plain_http: bool = option("whether an address with http: is meant: passwords travel readable", default=False)
+    timeout: int = option("seconds until one login, or one question about rights, is given up; at most 12", default=8)
+    connections: int = option("requests to GitLab under way at once", default=10)
+    remember: int = option("seconds an answer about a project is good for; at most 300, 0 for not at all", default=30)
+
+    def __post_init__(self) -> None:
+        _check_url(self.url, self.plain_http)
+        if self.mode == "jwt" and not self.issuer:
+            raise ValueError(
+                "mode 'jwt' needs 'issuer': gitlab.yml's registry.issuer (Omnibus: gitlab_rails['registry_issuer'])"
+            )
+        if self.token is not None:
+            if self.mode == "jwt":
+                raise ValueError("'token' is for mode 'api'; mode 'jwt' asks with nothing but the caller's credential")
+            _check_token(self.token)
+        for name, value, low, high in (
+            ("timeout", self.timeout, 1, _MAX_TIMEOUT),
+            ("connections", self.connections, 1, 1000),
+            ("remember", self.remember, 0, _MAX_REMEMBER),
+        ):
+            if not low <= value <= high:
+                raise ValueError(f"'{name}' is {value}; use {low} to {high}")
+
+
+class GitLabBackend(Backend):
+    """Accounts of a GitLab, or of a server that speaks its API."""
+
+    Options = GitLabOptions
+
+    def __init__(self, options: GitLabOptions) -> None:
+        self._options: Final = options
+        self._own: Final = personal_access_token(options.token.reveal()) if options.token else ANONYMOUS
+        self._client: Final = Client(options.url, options.ca_file, options.connections)
+        key = None if options.certificate is None else _public_key(options.certificate)
+        self._replay: Final = Replay(self._client, options.issuer, key, options.remember)
+        root = urllib.parse.urlsplit(options.url).path.rstrip("/")
+        self._api: Final = Api(self._client, self._replay, self._own, root, options.remember, groups=options.groups)
+
+    def authenticate(self, username: str, password: str) -> Account:
+        refuse_unusable(username, password)
+        deadline = self._deadline()
+        if self._options.mode == "jwt":
+            return self._replay.authenticate(username, password, deadline)
+        return self._api.authenticate(username, password, deadline)
+
+    def grants(self, account: Account, access: Access) -> frozenset[str]:
+        if not self._options.grants or not isinstance(account, GitLabAccount):
+            return NOTHING
+        if self._options.mode == "jwt":
+            return self._replay.grants(account.credential, access, self._deadline())
+        return self._api.grants(account, access, self._deadline())
+
+    def public_grants(self, access: Access) -> frozenset[str]:
+        if not self._options.grants:
+            return NOTHING
+        if self._options.mode == "jwt":
+            return self._replay.public_grants(ANONYMOUS, access, self._deadline())
+        return self._api.public_grants(access, self._deadline())
+
+    def check(self) -> None:
+        self._greeting()
+
+    def findings(self) -> Iterator[Finding]:
+        try:
+            date = self._greeting()
+        except BackendUnavailable as error:
+            yield self._finding(
+                Severity.ERROR, f"GitLab cannot be asked: {error.reason}", "check url, token, ca_file and the network"
+            )
+            return
+        yield from self._clock_findings(date)
+        if self._options.mode == "jwt":
+            yield from self._jwt_findings()
+        else:
+            yield from self._token_findings()
+            yield from self._lookup_findings()
+
+    def repository_findings(self, access: Access) -> Iterator[Finding]:
+        paths = candidates(access)
+        if not paths:
+            yield self._finding(
+                Severity.INFO,
+                f"{access.name} is no name of a GitLab project's image",
+                "use group/project[/image]",
+            )
+            return
+        viewer = "the configured token" if self._options.token else "the anonymous caller"
+        for path in paths:
+            try:
+                table = self._client.get(project_route(path), self._own, self._deadline()).table()
+            except (Absent, Refused):
+                continue
+            except BackendUnavailable as error:
+                yield self._finding(Severity.ERROR, f"GitLab cannot be asked for {path}: {error.reason}")
+                return
+            seen = [f"{key} {table[key]}" for key in ("visibility", "container_registry_access_level") if key in table]
+            facts = ", ".join([f"number {table.get('id')}", *seen])
+            yield self._finding(Severity.INFO, f"{access.name} belongs to the project {path} ({facts})")
+            return
+        yield self._finding(
+            Severity.INFO,
+            f"{access.name} belongs to the first that is a project of {', '.join(paths)}; {viewer} sees none of them",
+            "a private project is seen by its members only",
+        )
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _deadline(self) -> Deadline:
+        return Deadline(self._options.timeout)
+
+    def _finding(self, severity: Severity, fact: str, remedy: str = "") -> Finding:
+        return Finding(severity, f"GitLab {self._options.url}", fact, remedy)
+
+    def _greeting(self) -> str:
+        """Prove that GitLab answers as it should, and return what time it says it is."""
+        route, query = ("/api/v4/version", []) if self._options.mode == "api" else (ROUTE, [("service", SERVICE)])
+        try:
+            return self._client.get(route, self._own, self._deadline(), query).date
+        except Refused as answer:
+            # To nobody in particular this is the answer of a GitLab that is well.
+            if self._own is ANONYMOUS:
+                return answer.date
+            raise BackendUnavailable(f"the configured token is no good: {answer}") from None
+        except Absent as answer:
+            what = "a GitLab" if self._options.mode == "api" else "a GitLab with its own registry switched on"
+            raise BackendUnavailable(f"{answer}; is this the address of {what}?") from None
+
+    def _clock_findings(self, date: str) -> Iterator[Finding]:
+        try:
+            difference = round(email.utils.parsedate_to_datetime(date).timestamp() - time.time())
+        except ValueError:
+            return
+        if abs(difference) > _MAX_CLOCK_DIFFERENCE:
+            yield self._finding(
+                Severity.WARNING,
+                f"its clock is {difference:+d} seconds from ours",
+                "set both by NTP, or tokens end at the wrong time",
+            )
+        else:
+            yield self._finding(Severity.INFO, f"its clock is {difference:+d} seconds from ours")
+
+    def _jwt_findings(self) -> Iterator[Finding]:
+        if self._options.certificate is None:
+            yield self._finding(
+                Severity.WARNING,
+                "the signatures of its tokens are not verified, they are trusted because they come from there",
+                "set 'certificate' to what GitLab's own registry has as rootcertbundle",
+            )
+
+    def _token_findings(self) -> Iterator[Finding]:
+        if self._options.token is None:
+            yield self._finding(
+                Severity.INFO, "it tells its version only to users", "set 'token' if that is to be checked"
+            )
+            return
+        try:
+            version = self._client.get("/api/v4/version", self._own, self._deadline()).table().get("version")
+            scopes = self._client.get(TOKEN_ROUTE, self._own, self._deadline()).table().get("scopes")
+        except (GitLabAnswer, BackendUnavailable) as error:
+            yield self._finding(Severity.ERROR, f"the configured token is no good: {error}", "make a new one")
+            return
+        yield self._finding(Severity.INFO, f"its version is {str(version)[:50]}")
+        if not isinstance(scopes, list) or "read_api" not in scopes or len(scopes) > 1:
+            yield self._finding(
+                Severity.WARNING,
+                f"the configured token has the scopes {scopes}",
+                "give it read_api and nothing else",
+            )
+
+    def _lookup_findings(self) -> Iterator[Finding]:
+        try:
+            self._api.find_user("root", self._deadline())
+        except (GitLabAnswer, BackendUnavailable) as error:
+            yield self._finding(
+                Severity.WARNING,
+                f"it tells us nothing about users by name ({error}), so tokens with registry scopes only are refused",
+                "set 'token', or have users add the scope read_user to their tokens",
+            )
+        else:
+            yield self._finding(Severity.INFO, "it finds users by name: tokens with registry scopes only will do")
+
+
+def _check_url(url: str, plain_http: bool) -> None:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        usable = bool(parts.hostname) and parts.port != 0 and url.isascii() and url.isprintable()
+    except ValueError:
+        usable = False
+    if not usable or parts.scheme not in ("https", "http") or " " in url:
+        raise ValueError(f"'url' is '{url}'; use GitLab's whole address, such as https://gitlab.example.com")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("'url' has a user, query or fragment; leave that out")
+    if parts.scheme == "http" and not plain_http:
+        raise ValueError(f"'url' is '{url}', which sends passwords readable; use https, or set plain_http = true")
+    if parts.path.rstrip("/").endswith("/api/v4"):
+        raise ValueError(f"'url' is '{url}'; leave out /api/v4")
+
+
+def _check_token(token: Secret) -> None:
+    try:
+        personal_access_token(token.reveal())
+    except InvalidCredentials as error:
+        raise ValueError(f"'token': {error.reason}") from None
+
+
+def _public_key(path: Path) -> RSAPublicKey:
+    try:
+        key = x509.load_pem_x509_certificate(path.read_bytes()).public_key()
+    except OSError as error:
+        raise ConfigurationError(f"'certificate': cannot read {path}: {error.strerror}") from None
+    except ValueError:
+        raise ConfigurationError(f"'certificate': {path} holds no certificate in PEM form") from None
+    if not isinstance(key, RSAPublicKey):
+        raise ConfigurationError(f"'certificate': {path} has no RSA key, but GitLab signs with RS256")
+    return key

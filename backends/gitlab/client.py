@@ -1,0 +1,398 @@
+"""One pooled HTTP client for one GitLab: verified TLS, bounded in time and size, no redirect ever followed."""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import http.client
+import io
+import json
+import re
+import socket
+import ssl
+import threading
+import time
+import urllib.parse
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError, ProtocolError
+
+from tokenissuer.errors import BackendUnavailable, ConfigurationError
+from tokenissuer_backends.gitlab.credential import Credential
+from tokenissuer_backends.gitlab.deadline import Deadline
+
+#: Seconds for one attempt to connect.
+CONNECT_TIMEOUT: Final = 3.0
+#: Seconds to wait for a connection that others use.
+POOL_TIMEOUT: Final = 2.0
+#: Bytes in one answer: a page of a hundred projects takes about a quarter of this.
+MAX_ANSWER: Final = 1024 * 1024
+#: Pages of one list: five thousand groups.
+MAX_PAGES: Final = 50
+PER_PAGE: Final = 100
+#: Seconds to leave GitLab alone where it does not say how long.
+DEFAULT_RETRY_AFTER: Final = 10
+MAX_RETRY_AFTER: Final = 3600
+#: Callers whose rate limit is being waited out; the oldest goes first.
+_MAX_PAUSES: Final = 1000
+
+_RENAMED: Final = re.compile(r"/api/v4/projects/[0-9]+(?:[/?]|$)")
+
+
+class GitLabAnswer(Exception):
+    """GitLab answered, and not with what was asked for.
+
+    Args:
+        status: the HTTP status.
+        explanation: GitLab's own words, for the log.
+        date: the time of the answer by GitLab's clock, as the header says it.
+    """
+
+    def __init__(self, status: int, explanation: str, date: str) -> None:
+        self.status = status
+        self.date = date
+        super().__init__(f"GitLab answered {status}: {explanation}")
+
+
+class Refused(GitLabAnswer):
+    """400, 401 or 403: the credential will not do, or not for this."""
+
+
+class Absent(GitLabAnswer):
+    """404, or the 301 of a renamed project: there is no such thing, or the caller may not see it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What GitLab answered, read to its end.
+
+    Args:
+        status: the HTTP status.
+        headers: by lower-case name.
+        body: as it came; may hold a token.
+        place: what was asked, for the log.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+    place: str
+
+    def json(self) -> Any:
+        """Return the body as JSON.
+
+        Raises:
+            BackendUnavailable: if it is none: something other than GitLab has answered.
+        """
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError):
+            raise BackendUnavailable(f"{self.place}: the answer {self.status} is not JSON") from None
+
+    def table(self) -> dict[str, Any]:
+        """Return the body as a JSON object.
+
+        Raises:
+            BackendUnavailable: if it is none.
+        """
+        found = self.json()
+        if not isinstance(found, dict):
+            raise BackendUnavailable(f"{self.place}: the answer {self.status} is no JSON object")
+        return found
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the body as a list of JSON objects.
+
+        Raises:
+            BackendUnavailable: if it is none.
+        """
+        found = self.json()
+        if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+            raise BackendUnavailable(f"{self.place}: the answer {self.status} is no list of JSON objects")
+        return found
+
+    @property
+    def date(self) -> str:
+        """When this was answered by GitLab's clock, as the header says it."""
+        return self.headers.get("date", "")
+
+    def explanation(self) -> str:
+        """Return GitLab's own words about an error, made fit for one line of a log.
+
+        Raises:
+            BackendUnavailable: if they are in neither of GitLab's two JSON shapes: something in front of it answered.
+        """
+        said = self.table()
+        words = said.get("message") or said.get("error_description") or said.get("error") or said.get("errors")
+        if not words:
+            raise BackendUnavailable(f"{self.place}: the answer {self.status} is not in a shape that GitLab uses")
+        text = words if isinstance(words, str) else json.dumps(words)
+        return "".join(character if character.isprintable() else " " for character in text[:300])
+
+
+class Client:
+    """Sends GET requests to one GitLab.
+
+    Args:
+        url: its address, with the path it is installed under if any.
+        ca_file: certificates to trust instead of the system's.
+        connections: requests under way at once.
+
+    Raises:
+        ConfigurationError: if the certificates cannot be read.
+    """
+
+    def __init__(self, url: str, ca_file: Path | None, connections: int) -> None:
+        parts = urllib.parse.urlsplit(url)
+        self._root: Final = parts.path.rstrip("/")
+        self._name: Final = parts.netloc
+        self._pauses: Final = _Pauses()
+        # `block`: no more connections than these, whatever comes in; a slow GitLab cannot collect threads and sockets.
+        shared: dict[str, Any] = {"port": parts.port, "maxsize": connections, "block": True, "retries": False}
+        self._pool: urllib3.HTTPConnectionPool
+        if parts.scheme == "https":
+            self._pool = _HTTPSPool(parts.hostname or "", ssl_context=_tls(ca_file), **shared)
+        else:
+            self._pool = _HTTPPool(parts.hostname or "", **shared)
+
+    def get(
+        self, path: str, credential: Credential, deadline: Deadline, query: Iterable[tuple[str, str]] = ()
+    ) -> Answer:
+        """Ask for one page.
+
+        Args:
+            path: below GitLab's address, percent-encoded.
+            credential: who asks.
+            deadline: for the whole answer.
+            query: parameters; no secret, for they end up in logs.
+
+        Raises:
+            Refused: for 400, 401 and 403.
+            Absent: for 404 and for the redirect of a renamed project.
+            BackendUnavailable: for everything else that is not 200, for 429 (which is waited out), and if no whole
+                answer came.
+        """
+        place = f"{self._name} {path}"
+        self._pauses.check(credential, place)
+        answer = self._exchange(path, credential, deadline, query, place)
+        if answer.status == 200:
+            return answer
+        if answer.status in (400, 401, 403):
+            raise Refused(answer.status, answer.explanation(), answer.date)
+        if answer.status == 404:
+            raise Absent(404, answer.explanation(), answer.date)
+        if 300 <= answer.status < 400:
+            raise self._redirected(answer)
+        raise self._outage(answer, credential)
+
+    def pages(
+        self, path: str, credential: Credential, deadline: Deadline, query: Iterable[tuple[str, str]] = ()
+    ) -> Iterator[Answer]:
+        """Ask for every page of a list.
+
+        Args:
+            path: as for `get`.
+            credential: who asks.
+            deadline: for all pages together.
+            query: as for `get`, without the page.
+
+        Raises:
+            BackendUnavailable: besides what `get` raises, if there is no end to the pages.
+        """
+        for page in range(1, MAX_PAGES + 1):
+            numbers = [("per_page", str(PER_PAGE)), ("page", str(page))]
+            answer = self.get(path, credential, deadline, [*query, *numbers])
+            yield answer
+            # The header is absent for very long lists, and of an answer with two lists it speaks of the second only.
+            if not answer.headers.get("x-next-page") and not _is_full(answer.json()):
+                return
+        raise BackendUnavailable(f"{self._name} {path}: the list has more than {MAX_PAGES} pages of {PER_PAGE}")
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._pool.close()
+
+    def _exchange(
+        self, path: str, credential: Credential, deadline: Deadline, query: Iterable[tuple[str, str]], place: str
+    ) -> Answer:
+        target = f"{self._root}{path}" + (f"?{urllib.parse.urlencode(list(query))}" if query else "")
+        try:
+            try:
+                return self._send(target, credential, deadline, place)
+            except ProtocolError:
+                # GitLab closes idle connections; whether this one was is only found out by using it.
+                return self._send(target, credential, deadline, place)
+        except (HTTPError, http.client.HTTPException, OSError, ValueError) as error:
+            # Not the error itself, and no chain: what it holds is not ours to vouch for.
+            raise BackendUnavailable(f"{place}: {_cause(error)}") from None
+
+    def _send(self, target: str, credential: Credential, deadline: Deadline, place: str) -> Answer:
+        left = deadline.remaining()
+        wait: Any = min(POOL_TIMEOUT, left)
+        response = self._pool.urlopen(
+            "GET",
+            target,
+            # A compressed answer could be far larger than it looks.
+            headers={
+                **credential.headers(),
+                "Accept": "application/json",
+                "Accept-Encoding": "identity",
+                "User-Agent": "tokenissuer",
+            },
+            # Never: a redirect would take the credential to wherever it points.
+            redirect=False,
+            retries=False,
+            timeout=urllib3.Timeout(total=left, connect=min(CONNECT_TIMEOUT, left)),
+            pool_timeout=wait,  # annotated as whole seconds
+            preload_content=False,
+            decode_content=False,
+        )
+        body = b""
+        try:
+            while piece := response.read(65536, decode_content=False):
+                body += piece
+                if len(body) > MAX_ANSWER:
+                    raise BackendUnavailable(f"{place}: the answer has more than {MAX_ANSWER} bytes")
+        except BaseException:
+            response.close()
+            raise
+        finally:
+            response.release_conn()
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return Answer(response.status, headers, body, place)
+
+    def _redirected(self, answer: Answer) -> Exception:
+        location = answer.headers.get("location", "")
+        if answer.status == 301 and _RENAMED.search(location):
+            # GitLab's own registry does not follow renamed projects either.
+            return Absent(301, "the project has another path now", answer.date)
+        try:
+            parts = urllib.parse.urlsplit(location)
+            target = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}"
+        except ValueError:
+            target = "an unreadable address"
+        return BackendUnavailable(
+            f"{answer.place}: redirected ({answer.status}) to {target!a}; set the backend's url to where GitLab itself "
+            "answers"
+        )
+
+    def _outage(self, answer: Answer, credential: Credential) -> BackendUnavailable:
+        after = _retry_after(answer.headers)
+        if answer.status == 429 or "retry-after" in answer.headers:
+            self._pauses.add(credential, after)
+        return BackendUnavailable(f"{answer.place}: GitLab answered {answer.status}", retry_after=after)
+
+
+class _Pauses:
+    """Until when GitLab wants to be left alone, for each caller: its rate limits are per user."""
+
+    def __init__(self) -> None:
+        self._lock: Final = threading.Lock()
+        self._ends: Final[dict[bytes, float]] = {}
+
+    def add(self, credential: Credential, seconds: int) -> None:
+        with self._lock:
+            self._ends.pop(credential.fingerprint, None)
+            self._ends[credential.fingerprint] = time.monotonic() + seconds
+            while len(self._ends) > _MAX_PAUSES:
+                del self._ends[next(iter(self._ends))]
+
+    def check(self, credential: Credential, place: str) -> None:
+        with self._lock:
+            end = self._ends.get(credential.fingerprint)
+            left = 0.0 if end is None else end - time.monotonic()
+            if end is not None and left <= 0:
+                del self._ends[credential.fingerprint]
+        if left > 0:
+            raise BackendUnavailable(f"{place}: GitLab wants no more requests for now", retry_after=int(left) + 1)
+
+
+class _TimedStream(io.RawIOBase):
+    """A response's bytes, all of them within one time: a timeout per read would let a slow drip go on for ever."""
+
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket) -> None:
+        self._raw = raw
+        self._sock = sock
+        self._seconds = sock.gettimeout() or CONNECT_TIMEOUT
+        self._end = time.monotonic() + self._seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the answer took too long")
+        self._sock.settimeout(left)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._raw.close()
+        super().close()
+
+
+class _TimedResponse(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        # urllib3 has set the socket's timeout to what is left of the deadline.
+        buffered: Any = self.fp
+        self.fp = io.BufferedReader(_TimedStream(buffered.detach(), sock))
+
+
+class _HTTP(HTTPConnection):
+    response_class = _TimedResponse
+
+
+class _HTTPS(HTTPSConnection):
+    response_class = _TimedResponse
+
+
+class _HTTPPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _HTTP
+
+
+class _HTTPSPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _HTTPS
+
+
+def _tls(ca_file: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
+    except OSError as error:
+        raise ConfigurationError(f"'ca_file': cannot read {ca_file}: {error.strerror or error.reason}") from None  # type: ignore[attr-defined]
+
+
+def _is_full(page: Any) -> bool:
+    """Whether a page, or any list in it, is as long as a page can be."""
+    lists = [page] if isinstance(page, list) else [value for value in page.values() if isinstance(value, list)]
+    return any(len(rows) >= PER_PAGE for rows in lists)
+
+
+def _cause(error: BaseException) -> str:
+    """Name what went wrong at the bottom of urllib3's errors."""
+    kind = type(error).__name__
+    inner = error.args[-1] if error.args else None
+    if isinstance(inner, BaseException):
+        return f"{kind}: {type(inner).__name__}: {inner}"
+    return f"{kind}: {getattr(error, 'reason', None) or inner or 'no details'}"
+
+
+def _retry_after(headers: Mapping[str, str]) -> int:
+    """Read `Retry-After` (https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3) or GitLab's `RateLimit-Reset`."""
+    said = headers.get("retry-after", "").strip()
+    reset = headers.get("ratelimit-reset", "").strip()
+    seconds: float = DEFAULT_RETRY_AFTER
+    if said.isascii() and said.isdigit():
+        seconds = float(said[:9])
+    elif said:
+        with contextlib.suppress(ValueError):
+            seconds = email.utils.parsedate_to_datetime(said).timestamp() - time.time()
+    elif reset.isascii() and reset.isdigit():
+        seconds = float(reset[:12]) - time.time()
+    return int(min(max(seconds, 1), MAX_RETRY_AFTER))
