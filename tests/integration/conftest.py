@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+import bcrypt
 import pytest
 
 SERVICE = "container_registry"
@@ -470,7 +471,14 @@ class Sites:
                 with issuer.config.open("a") as config:
                     config.write(f'\n[signing.key_forms]\n{SERVICE} = "thumbprint"\n')
             for user in ("alice", "bob", "carol"):
-                issuer.set_password(user, f"{user}'s own sécret: {uuid.uuid4().hex[:8]}")
+                issuer.passwords[user] = f"{user}'s own sécret: {uuid.uuid4().hex[:8]}"
+            # Little work per password: the many logins of these tests would take most of their time.
+            hashes = {
+                user: bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()
+                for user, password in issuer.passwords.items()
+            }
+            users = issuer.folder / "users.htpasswd"
+            users.write_text("".join(f"{user}:{hashed}\n" for user, hashed in hashes.items()))
             issuer.start()
             self.issuers[key_type, key_form] = issuer
         return self.issuers[key_type, key_form]
@@ -659,8 +667,9 @@ def new_client(tmp_path: Path) -> Callable[[], Client]:
 
 @pytest.fixture
 def logged_in(site: Site, new_client: Callable[[], Client]) -> Callable[[str], Client]:
-    """Makes machines on which `docker login` has been done for the user."""
+    """The machine of each user, on which `docker login` has been done."""
 
+    @cache
     def make(user: str) -> Client:
         client = new_client()
         client.login(site.registry, user, site.issuer.passwords[user]).succeeded()

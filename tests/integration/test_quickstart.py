@@ -141,17 +141,29 @@ def test_run_again_it_reuses_the_folder(
     assert line["password"] not in second.server.output()
 
 
-def test_run_again_on_other_ports_it_still_works(
+def test_run_again_the_registry_may_have_another_port(
     quickstart: Starter, host: Host, new_client: NewClient, new_image: NewImage
 ) -> None:
-    """The addresses of the second run are the ones that count."""
+    """The registry's address is in no file that has to stay the same."""
     first = quickstart()
     line = login_line(first.server, host)
     first.server.send(signal.SIGTERM)
     first.server.wait()
-    second, client = quickstart(), new_client()
+    second, client = quickstart(first.issuer_port), new_client()
     client.login(second.registry, line["user"], line["password"]).succeeded()
     client.push(new_image(), f"{second.registry}/{line['user']}/app:v1").succeeded()
+
+
+def test_run_again_another_port_for_the_issuer_is_one_clear_line(lone_quickstart: Starter, host: Host) -> None:
+    """The realm in the folder's files names the old one: it says so instead of handing out a dead address."""
+    first = lone_quickstart()
+    first.server.send(signal.SIGTERM)
+    first.server.wait()
+    other = host.free_port()
+    refused = host.run(*lone_quickstart.command(other, first.registry_port), env={"PATH": lone_quickstart.path})
+    assert refused.code == 1, str(refused)
+    assert len(refused.stderr.splitlines()) == 1, str(refused)
+    assert str(first.issuer_port) in refused.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
