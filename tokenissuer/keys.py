@@ -6,6 +6,7 @@ Key ids: https://distribution.github.io/distribution/spec/auth/jwt/ (libtrust) a
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime
 import hashlib
 import json
@@ -35,7 +36,7 @@ EXPIRY_WARNING_DAYS: Final = 30
 
 _CERTIFICATE_YEARS: Final = 10
 _MIN_RSA_BITS: Final = 2048
-# X.509's own bound on a common name (RFC 5280, appendix A: ub-common-name).
+# Bytes, which is how the library counts X.509's own bound on a common name (RFC 5280, appendix A: ub-common-name).
 _MAX_COMMON_NAME: Final = 64
 _CURVES: Final = {"secp256r1": ("P-256", "ES256"), "secp384r1": ("P-384", "ES384"), "secp521r1": ("P-521", "ES512")}
 _PEM_BLOCK: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----[ \t]*\r?\n?", re.DOTALL)
@@ -164,8 +165,10 @@ def load_signing_key(key: Path, certificate: Path) -> SigningKey:
     private = _load_private_key(key)
     certificates = _load_certificates(certificate)
     for candidate in certificates:
-        if candidate.public_key() == private.public_key():
-            return SigningKey(private, candidate)
+        # A key of a kind the library does not know is not ours.
+        with contextlib.suppress(UnsupportedAlgorithm, ValueError):
+            if candidate.public_key() == private.public_key():
+                return SigningKey(private, candidate)
     raise ConfigurationError(
         f"{certificate}: no certificate in it belongs to the key {key}; "
         "the two must come from the same `tokenissuer init` or `openssl req`"
@@ -207,8 +210,9 @@ def self_signed_certificate(private: PrivateKey, issuer: str, now: float) -> x50
     Raises:
         ConfigurationError: if the name does not fit into a certificate.
     """
-    if not 1 <= len(issuer) <= _MAX_COMMON_NAME:
-        raise ConfigurationError(f"the issuer name must have 1 to {_MAX_COMMON_NAME} characters, found {len(issuer)}")
+    length = len(issuer.encode("utf-8"))
+    if not 1 <= length <= _MAX_COMMON_NAME:
+        raise ConfigurationError(f"the issuer name must have 1 to {_MAX_COMMON_NAME} bytes, found {length}")
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)])
     start = datetime.datetime.fromtimestamp(now, datetime.UTC).replace(microsecond=0)
     # An hour back: the registry's clock may be behind ours.
