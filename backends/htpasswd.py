@@ -83,6 +83,11 @@ class _Version:
         digest = hashlib.sha256(username.encode("utf-8")).digest()
         return self.stand_ins[int.from_bytes(digest[:8], "big") % len(self.stand_ins)]
 
+    def account(self, username: str) -> Account:
+        """Return an account that the file has; its stamp changes with its line."""
+        stamp = hashlib.sha256(self.hashes[username].encode("ascii")).hexdigest()
+        return Account(username, self.groups.get(username, frozenset()), stamp=stamp)
+
 
 class HtpasswdBackend(Backend):
     """Accounts in a file that is read again when it changes: whole, or not at all.
@@ -116,9 +121,9 @@ class HtpasswdBackend(Backend):
             raise UnknownAccount(reason="the name is not in the password file")
         if not right:
             raise InvalidCredentials(reason="the password is wrong")
-        return Account(username, version.groups.get(username, frozenset()))
+        return version.account(username)
 
-    def lookup(self, name: str) -> Account:
+    def lookup(self, name: str, keepsake: str) -> Account:
         """Find an account again without its password.
 
         Raises:
@@ -127,7 +132,7 @@ class HtpasswdBackend(Backend):
         version = self._current()
         if name not in version.hashes:
             raise InvalidCredentials(reason="the name is not in the password file any more")
-        return Account(name, version.groups.get(name, frozenset()))
+        return version.account(name)
 
     def findings(self) -> Iterable[Finding]:
         """Say which hashes are weak, who may read the file, and which group members are nobody."""

@@ -5,7 +5,6 @@ A backend is a class named by an entry point of the group `tokenissuer.backends`
 
 from __future__ import annotations
 
-import importlib.metadata
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -14,7 +13,8 @@ from typing import Any, ClassVar, Final
 
 from tokenissuer.errors import ConfigurationError, InvalidCredentials, TokenIssuerError, UnknownAccount
 from tokenissuer.finding import Finding, Severity
-from tokenissuer.options import Secret, near_match, option
+from tokenissuer.options import Secret, option
+from tokenissuer.plugin import load_plugin
 from tokenissuer.scope import Access
 
 __all__ = [
@@ -48,12 +48,15 @@ class Account:
             rules that allow something to this account or its groups do not count then, only what the source grants.
         valid_until: seconds since 1970 after which the source no longer vouches for this login; None if it does not
             say. No token outlives it.
+        stamp: something that is another after a change of the password, and no secret; empty if the source has no such
+            thing.
     """
 
     name: str
     groups: frozenset[str] = frozenset()
     delegated: bool = False
     valid_until: float | None = field(default=None, compare=False)
+    stamp: str = field(default="", repr=False, compare=False)
 
     def belongs_to(self, group: str) -> bool:
         """Whether a group named in an access rule has this account as a member."""
@@ -90,17 +93,30 @@ class Backend(ABC):
             BackendUnavailable: if the source cannot tell.
         """
 
-    def lookup(self, name: str) -> Account:
-        """Find an account again without its password.
+    def lookup(self, name: str, keepsake: str) -> Account:
+        """Find an account again without its password, for a refresh token.
+
+        Whoever gives this gives the account a `stamp` or returns a `keepsake`, or no refresh tokens are issued: they
+        would outlive the password.
 
         Args:
             name: an `Account.name` given earlier.
+            keepsake: what `keepsake` returned when the account logged in.
 
         Raises:
-            InvalidCredentials: if there is no such account any more, or this source cannot look accounts up.
+            InvalidCredentials: if there is no such account any more, or the keepsake does not prove it any more.
             BackendUnavailable: if the source cannot tell.
         """
         raise InvalidCredentials(reason=f"{type(self).__name__} looks no accounts up")
+
+    def keepsake(self, account: Account, password: str) -> str:
+        """Return what `lookup` needs besides the name. It is kept sealed under the refresh token, and nowhere else.
+
+        Args:
+            account: who has just logged in.
+            password: with what.
+        """
+        return ""
 
     def grants(self, account: Account, access: Access) -> frozenset[str]:
         """Return the actions this source itself allows on a repository, whatever the access rules say.
@@ -209,6 +225,21 @@ class Chain:
                 continue
         raise InvalidCredentials(reason="no backend knows the name")
 
+    def lookup(self, source_name: str, name: str, keepsake: str) -> Authenticated:
+        """Find an account again without its password.
+
+        Raises:
+            InvalidCredentials: if its source does not vouch for it any more, or is not configured any more.
+            BackendUnavailable: if the source cannot tell.
+        """
+        for source in self.sources:
+            if source.name == source_name:
+                account = source.backend.lookup(name, keepsake)
+                if account.name != name:
+                    raise InvalidCredentials(reason="the source now has another name for the account")
+                return Authenticated(account, source)
+        raise InvalidCredentials(reason=f"no backend is called '{source_name}' any more")
+
     def close(self) -> None:
         """Close every backend."""
         for source in self.sources:
@@ -237,29 +268,6 @@ def load_backend(type_: str) -> type[Backend]:
         type_: the `type` key of a `[[backends]]` table.
 
     Raises:
-        ConfigurationError: if no installed distribution has it, two have it, or it cannot be imported.
+        ConfigurationError: if no installed package has it, two have it, or it cannot be used.
     """
-    found: dict[str, importlib.metadata.EntryPoint] = {}
-    known: set[str] = set()
-    for entry_point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
-        known.add(entry_point.name)
-        if entry_point.name == type_:
-            found[entry_point.dist.name if entry_point.dist else entry_point.value] = entry_point
-    if not found:
-        raise ConfigurationError(f"no installed package has a backend of type '{type_}'; {near_match(type_, known)}")
-    if len(found) > 1:
-        raise ConfigurationError(
-            f"the packages {' and '.join(sorted(found))} both have a backend of type '{type_}'; uninstall one"
-        )
-    ((distribution, entry_point),) = found.items()
-    try:
-        backend = entry_point.load()
-    except Exception as error:
-        raise ConfigurationError(
-            f"the backend '{type_}' of the package {distribution} cannot be loaded: {type(error).__name__}: {error}"
-        ) from error
-    if not (isinstance(backend, type) and issubclass(backend, Backend) and hasattr(backend, "Options")):
-        raise ConfigurationError(
-            f"the entry point '{type_}' of the package {distribution} is no tokenissuer.backend.Backend with Options"
-        )
-    return backend
+    return load_plugin(ENTRY_POINT_GROUP, "backend", type_, Backend)  # type: ignore[type-abstract]  # only a bound

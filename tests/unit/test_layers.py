@@ -20,6 +20,7 @@ BACKENDS = Path(tokenissuer_backends.__path__[0])
 LAYERS = [
     {"errors", "finding"},
     {"options", "scope", "keys"},
+    {"plugin"},
     {"backend", "issuer"},
     {"policy", "testing"},
     {"service"},
