@@ -20,7 +20,7 @@ import tarfile
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -139,6 +139,7 @@ class Server:
     def __init__(self, name: str, command: list[str], log: Path, env: Mapping[str, str] | None = None) -> None:
         self.name = name
         self.log = log
+        self.started: list[Path] = []
         with log.open("ab") as output:
             self.process = subprocess.Popen(
                 command,
@@ -161,6 +162,7 @@ class Server:
             self.stop(signal.SIGKILL)
             state = "was not ready in time" if code is None else f"ended with {code} before it was ready"
             pytest.fail(f"{self.name} {state}:\n{self.output()}", pytrace=False)
+        self.started = self.children()
 
     def send(self, number: signal.Signals, *, group: bool = False) -> None:
         """Send a signal to the program, or (as Ctrl-C does) to everything it started too."""
@@ -175,6 +177,11 @@ class Server:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             pytest.fail(f"{self.name} did not end within {seconds} seconds:\n{self.output()}", pytrace=False)
+
+    def children(self) -> list[Path]:
+        """The processes it has started and that still run, as folders of /proc."""
+        listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [Path("/proc", number) for number in listed.split()]
 
     def group_is_gone(self) -> bool:
         """Whether nothing of its process group is left."""
@@ -195,6 +202,11 @@ class Server:
         finally:
             if not self.group_is_gone():
                 os.killpg(self.process.pid, signal.SIGKILL)
+            for child in self.started:
+                # What has left the group and outlived its parent: a failed test must not keep ports busy.
+                with suppress(OSError):
+                    if b"serve" in (child / "cmdline").read_bytes():
+                        os.kill(int(child.name), signal.SIGKILL)
             self.process.wait(10)
             if self in self.running:
                 self.running.remove(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 from collections.abc import Callable
@@ -166,19 +167,33 @@ def test_run_again_another_port_for_the_issuer_is_one_clear_line(lone_quickstart
     assert str(first.issuer_port) in refused.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("group", [True, False], ids=["to-all", "to-it-alone"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_a_signal_stops_issuer_and_registry(
     quickstart: Starter, host: Host, number: signal.Signals, group: bool
 ) -> None:
-    """Ctrl-C reaches the whole process group, a service manager may signal the one process it knows."""
+    """Ctrl-C and a closed terminal reach the whole group, a service manager may signal the one process it knows."""
     started = quickstart()
+    children = started.server.children()
+    assert len(children) == 1, children
     started.server.send(number, group=group)
     assert started.server.wait() == 0, started.server.output()
     assert host.wait_until(started.server.group_is_gone)
+    assert not any(child.exists() for child in children)
     assert host.is_free(started.issuer_port)
     assert host.is_free(started.registry_port)
     assert "Traceback" not in started.server.output()
+
+
+def test_when_the_registry_ends_so_does_the_issuer(quickstart: Starter, host: Host) -> None:
+    """It says why, instead of leaving half of the set-up running."""
+    started = quickstart()
+    (child,) = started.server.children()
+    os.kill(int(child.name), signal.SIGKILL)
+    started.server.wait()
+    assert "the registry ended" in started.server.output()
+    assert "Traceback" not in started.server.output()
+    assert host.is_free(started.issuer_port)
 
 
 @pytest.mark.parametrize("taken", ["issuer", "registry"])

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import http.client
+import json
 import signal
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -15,6 +20,13 @@ pytestmark = pytest.mark.integration
 
 NewClient = Callable[[], "Client"]
 NewImage = Callable[[], "Image"]
+
+
+def claims(token: str) -> dict[str, Any]:
+    """What a token says, its signature unchecked: the registries of the other tests check it."""
+    payload = token.split(".")[1]
+    decoded: dict[str, Any] = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    return decoded
 
 
 @pytest.fixture(params=[2, 3], ids=["registry2", "registry3"])
@@ -122,7 +134,42 @@ def test_passwords_are_not_in_what_serve_writes(own_sites: Sites) -> None:
         assert secret not in server.output()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_form_sent_in_chunks_is_read(own_sites: Sites) -> None:
+    """Podman and skopeo send forms without a Content-Length."""
+    issuer = own_sites.new_issuer("chunks")
+    issuer.start()
+    form = {"grant_type": "password", "service": "container_registry", "client_id": "containers/image"}
+    account = {"username": "alice", "password": issuer.passwords["alice"], "scope": "repository:alice/app:pull"}
+    encoded = urlencode({**form, **account}).encode()
+    connection = http.client.HTTPConnection("127.0.0.1", issuer.port, timeout=20)
+    try:
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        chunks = (encoded[start : start + 20] for start in range(0, len(encoded), 20))
+        connection.request("POST", "/token", body=chunks, headers=headers, encode_chunked=True)
+        response = connection.getresponse()
+        answer = json.loads(response.read())
+    finally:
+        connection.close()
+    assert response.status == 200, answer
+    assert claims(answer["access_token"])["access"] == [
+        {"type": "repository", "name": "alice/app", "actions": ["pull"]}
+    ]
+
+
+def test_answers_to_many_at_once_are_not_mixed_up(own_sites: Sites) -> None:
+    """Every thread hands out the token of the one who asked."""
+    issuer = own_sites.new_issuer("busy")
+    for user in ("bob", "carol"):
+        issuer.set_password(user, f"password of {user}")
+    issuer.start()
+    askers = ["alice", "bob", "carol", None] * 5
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda user: issuer.ask(user=user), askers))
+    assert [answer.status for answer in answers] == [200] * len(askers)
+    assert [claims(answer.json()["token"])["sub"] for answer in answers] == [user or "" for user in askers]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_a_signal_ends_serve_cleanly(own_sites: Sites, host: Host, number: signal.Signals) -> None:
     """Exit code 0, no traceback, and the port is free again."""
     issuer = own_sites.new_issuer("ending")
