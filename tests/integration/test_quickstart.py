@@ -177,7 +177,7 @@ def test_a_signal_stops_issuer_and_registry(
     children = started.server.children()
     assert len(children) == 1, children
     started.server.send(number, group=group)
-    assert started.server.wait() == 0, started.server.output()
+    assert started.server.wait() == 0
     assert host.wait_until(started.server.group_is_gone)
     assert not any(child.exists() for child in children)
     assert host.is_free(started.issuer_port)

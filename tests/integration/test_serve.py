@@ -175,7 +175,7 @@ def test_a_signal_ends_serve_cleanly(own_sites: Sites, host: Host, number: signa
     issuer = own_sites.new_issuer("ending")
     server = issuer.start()
     server.send(number)
-    assert server.wait() == 0, server.output()
+    assert server.wait() == 0
     assert "Traceback" not in server.output()
     assert host.is_free(issuer.port)
 
