@@ -14,14 +14,19 @@ from webob import Request, Response
 
 from tokenissuer.errors import InternalError, MethodNotAllowed, NotFound, RequestError
 from tokenissuer.protocol import (
+    JWKS_PATH,
+    METADATA_PATH,
+    REVOCATION_PATH,
     client_address,
     error_response,
     json_response,
+    metadata_response,
+    read_revocation,
     read_token_request,
     token_response,
 )
 from tokenissuer.scope import scope_text
-from tokenissuer.service import TokenService
+from tokenissuer.service import Password, TokenService
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -46,7 +51,9 @@ class Application:
         self._service: Final = service
         self._routes: Final[dict[str, Callable[[Request, dict[str, object]], Response]]] = {
             **dict.fromkeys(TOKEN_PATHS, self._token),
-            "/.well-known/jwks.json": self._jwks,
+            REVOCATION_PATH: self._revoke,
+            JWKS_PATH: self._jwks,
+            METADATA_PATH: self._metadata,
             "/healthz": self._healthz,
         }
 
@@ -99,7 +106,7 @@ class Application:
 
     def _token(self, request: Request, said: dict[str, object]) -> Response:
         asked = read_token_request(request)
-        said["username"] = asked.credentials.username if asked.credentials else ""
+        said["username"] = asked.credentials.username if isinstance(asked.credentials, Password) else ""
         said["service"] = asked.service
         said["client_id"] = asked.client_id
         said["asked"] = scope_text(asked.asked)
@@ -110,6 +117,14 @@ class Application:
         said["reason"] = response.reason
         said["jti"] = response.token.jti
         return token_response(response)
+
+    def _revoke(self, request: Request, said: dict[str, object]) -> Response:
+        self._service.revoke(read_revocation(request))
+        return json_response({})
+
+    def _metadata(self, request: Request, said: dict[str, object]) -> Response:
+        _only_reading(request)
+        return metadata_response(self._service)
 
     def _jwks(self, request: Request, said: dict[str, object]) -> Response:
         _only_reading(request)

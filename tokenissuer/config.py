@@ -19,6 +19,7 @@ from tokenissuer.issuer import MIN_LIFETIME, Issuer
 from tokenissuer.keys import KeyForm, SigningKey, file_findings, load_signing_key
 from tokenissuer.options import decode, near_match, option
 from tokenissuer.policy import REPOSITORY_ACTIONS, Glob, IPNetwork, Policy, Rule
+from tokenissuer.refresh import RefreshTokens, Store, load_store
 from tokenissuer.service import TokenService
 
 T = TypeVar("T")
@@ -112,6 +113,44 @@ class AccessOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class RefreshOptions:
+    """The `[refresh]` table. Without it no refresh tokens are issued."""
+
+    idle: int = option("seconds of disuse after which a login ends", default=30 * 24 * 3600)
+    age: int = option("seconds after which a login ends in any case", default=365 * 24 * 3600)
+    except_clients: frozenset[str] = option("client ids that are given no refresh token", default=frozenset())
+    except_services: frozenset[str] = option("registries for which none are given", default=frozenset())
+
+    def __post_init__(self) -> None:
+        for key, seconds in (("idle", self.idle), ("age", self.age)):
+            if seconds < MIN_LIFETIME:
+                raise ValueError(f"'{key}' is {seconds}; use at least {MIN_LIFETIME} seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshConfig:
+    """The `[refresh]` table, and the store that its table `store` names."""
+
+    options: RefreshOptions
+    store: type[Store]
+    store_options: Any
+
+    def build(self) -> RefreshTokens:
+        """Open the store.
+
+        Raises:
+            ConfigurationError: if it cannot be used as configured.
+        """
+        return RefreshTokens(
+            self.store(self.store_options),
+            self.options.idle,
+            self.options.age,
+            self.options.except_clients,
+            self.options.except_services,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class BackendOptions:
     """One `[[backends]]` table: which backend, and its own options."""
 
@@ -144,6 +183,7 @@ class Config:
     signing: SigningOptions
     backends: tuple[BackendOptions, ...]
     rules: tuple[Rule, ...]
+    refresh: RefreshConfig | None
 
     def load_key(self) -> SigningKey:
         """Read key and certificate.
@@ -178,7 +218,10 @@ class Config:
                 source = backend.build()
                 built.callback(source.backend.close)
                 sources.append(source)
-            service = TokenService(issuer, Chain(sources), Policy(self.rules), self.issuer.services)
+            chain = Chain(sources)
+            refresh = self.refresh.build() if self.refresh is not None else None
+            services = self.issuer.services
+            service = TokenService(issuer, chain, Policy(self.rules), services, refresh, self.issuer.realm)
             built.pop_all()
         return service
 
@@ -301,7 +344,7 @@ def check_realm(realm: str) -> None:
 
 def _decode_config(path: Path, table: Mapping[str, Any]) -> Config:
     folder = path.absolute().parent
-    known = ("issuer", "signing", "backends", "access")
+    known = ("issuer", "signing", "backends", "access", "refresh")
     for key in table:
         if key not in known:
             raise ConfigurationError(f"unknown table [{key}]; {near_match(key, known)}")
@@ -316,7 +359,23 @@ def _decode_config(path: Path, table: Mapping[str, Any]) -> Config:
     rules = [_decode_rule(item, n, issuer.services, folder) for n, item in _tables(table, "access")]
     if not backends:
         raise ConfigurationError("no backend is configured; add a [[backends]] table")
-    return Config(path, issuer, signing, tuple(_named(backends)), tuple(rules))
+    refresh = _decode_refresh(_table(table, "refresh"), issuer.services, folder) if "refresh" in table else None
+    return Config(path, issuer, signing, tuple(_named(backends)), tuple(rules), refresh)
+
+
+def _decode_refresh(table: Mapping[str, Any], services: Sequence[str], folder: Path) -> RefreshConfig:
+    rest = dict(table)
+    store = rest.pop("store", None)
+    if not isinstance(store, dict) or not isinstance(type_ := store.get("type"), str):
+        raise ConfigurationError('[refresh]: it needs a table [refresh.store] with a type, such as type = "sqlite"')
+    options = decode(RefreshOptions, rest, "[refresh]", folder)
+    for service in options.except_services:
+        _check_service(service, services, "[refresh]")
+    where = f"[refresh.store] ({type_})"
+    cls = _with_place("[refresh.store]", lambda: load_store(type_))
+    return RefreshConfig(
+        options, cls, decode(cls.Options, {key: store[key] for key in store if key != "type"}, where, folder)
+    )
 
 
 def _table(table: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -70,6 +70,12 @@ class UnknownAccount(InvalidCredentials):
     """The backend does not know the name: the next backend in the chain is asked."""
 
 
+class LoginEnded(InvalidCredentials):
+    """A refresh token that is not good, or no longer."""
+
+    sentence = "this login has ended; log in again"
+
+
 class AccessDenied(RequestError):
     """Nobody is logged in, and nothing of what was asked for is open to everyone."""
 

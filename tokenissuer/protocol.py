@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urljoin
 
 from webob import Request, Response
 
@@ -30,7 +30,11 @@ from tokenissuer.errors import (
 )
 from tokenissuer.policy import IPAddress
 from tokenissuer.scope import parse_scopes, scope_text
-from tokenissuer.service import Password, TokenRequest, TokenResponse
+from tokenissuer.service import Password, RefreshToken, TokenRequest, TokenResponse, TokenService
+
+JWKS_PATH: Final = "/.well-known/jwks.json"
+METADATA_PATH: Final = "/.well-known/oauth-authorization-server"
+REVOCATION_PATH: Final = "/revoke"
 
 #: Bytes in a body or in a query. The longest honest one names every possible mount source of a copied image.
 MAX_FORM_SIZE: Final = 64 * 1024
@@ -94,7 +98,25 @@ def read_token_request(request: Request) -> TokenRequest:
         asked=parse_scopes(parameters.all("scope")),
         address=client_address(request),
         client_id=" ".join(parameters.all("client_id")),
+        agent=request.environ.get("HTTP_USER_AGENT", ""),
+        # The two specifications have a word each, and nerdctl falls back from one to the other.
+        offline=parameters.one("access_type") == "offline" or parameters.one("offline_token") == "true",
     )
+
+
+def read_revocation(request: Request) -> str:
+    """Understand a request to the revocation endpoint (RFC 7009, 2.1).
+
+    Raises:
+        InvalidRequest: if it names no token.
+        MethodNotAllowed, ContentTooLarge, LengthRequired: as for a token request.
+    """
+    if request.method != "POST":
+        raise MethodNotAllowed(("POST",))
+    token = _Parameters(_read_form(request)).one("token")
+    if not token:
+        raise InvalidRequest("the form has no token")
+    return token
 
 
 def client_address(request: Request) -> IPAddress | None:
@@ -122,6 +144,8 @@ def token_response(response: TokenResponse) -> Response:
             "expires_in": token.expires_in,
             "issued_at": issued_at,
             "scope": scope_text(response.granted),
+            # Never unasked: ggcr and regclient would go on with it at once.
+            **({"refresh_token": response.refresh_token} if response.refresh_token else {}),
         }
     )
 
@@ -151,6 +175,23 @@ def error_response(error: RequestError, realm: str) -> Response:
     return response
 
 
+def metadata_response(service: TokenService) -> Response:
+    """Describe the endpoints to OAuth clients (RFC 8414, 2)."""
+    here: dict[str, Any] = {
+        "issuer": urljoin(service.realm, "/").removesuffix("/"),
+        "token_endpoint": service.realm,
+        "jwks_uri": urljoin(service.realm, JWKS_PATH),
+        "response_types_supported": [],
+        "grant_types_supported": ["password"],
+        "token_endpoint_auth_methods_supported": ["none"],
+    }
+    if service.refresh is not None:
+        here["grant_types_supported"] = ["password", "refresh_token"]
+        here["revocation_endpoint"] = urljoin(service.realm, REVOCATION_PATH)
+        here["revocation_endpoint_auth_methods_supported"] = ["none"]
+    return json_response(here)
+
+
 def json_response(body: dict[str, Any]) -> Response:
     """Write a JSON answer that nobody keeps."""
     response = Response(json_body=body)
@@ -165,11 +206,12 @@ def _description(text: str) -> str:
     return _NOT_DESCRIPTION.sub("?", text.replace('"', "'"))[:_MAX_SENTENCE]
 
 
-def _basic_credentials(request: Request) -> Password | None:
+def _basic_credentials(request: Request) -> Password | RefreshToken | None:
     """Read the Authorization header (RFC 7617).
 
-    Old clients send an empty name with an empty password for nobody. Everything else that cannot be understood is a
-    wrong credential.
+    Old clients send an empty name with an empty password for nobody; containerd sends a refresh token with an empty
+    name, oras-py with the name that credential helpers give it. Everything else that cannot be understood is a wrong
+    credential.
     """
     header = request.environ.get("HTTP_AUTHORIZATION", "").strip()
     if not header:
@@ -189,13 +231,15 @@ def _basic_credentials(request: Request) -> Password | None:
         raise InvalidCredentials(reason="the Basic credentials have no colon")
     if not name and not password:
         return None
+    if name in (b"", b"<token>"):
+        return RefreshToken(_decode(password), by_grant=False)
     return Password(_decode(name), _decode(password))
 
 
-def _form_credentials(form: _Parameters, request: Request) -> Password | None:
+def _form_credentials(form: _Parameters, request: Request) -> Password | RefreshToken:
     grant_type = form.one("grant_type")
     if grant_type == "refresh_token":
-        raise UnsupportedGrantType("this server issues no refresh tokens; log in again with your password")
+        return RefreshToken(form.one("refresh_token"), by_grant=True)
     if not grant_type:
         raise InvalidRequest("the form has no grant_type; use grant_type=password")
     if grant_type != "password":

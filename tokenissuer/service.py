@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tokenissuer.backend import Authenticated, Chain
-from tokenissuer.errors import AccessDenied, InvalidRequest
+from tokenissuer.errors import AccessDenied, InvalidCredentials, InvalidRequest, UnsupportedGrantType
 from tokenissuer.issuer import AccessToken, Issuer
 from tokenissuer.policy import REPOSITORY_ACTIONS, Caller, IPAddress, Policy
+from tokenissuer.refresh import Refresh, RefreshTokens
 from tokenissuer.scope import Access
+
+NO_REFRESH_TOKENS: Final = "this server issues no refresh tokens; log in again with your password"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,19 @@ class Password:
 
 
 @dataclass(frozen=True, slots=True)
+class RefreshToken:
+    """A refresh token as the client sent it.
+
+    Args:
+        text: the token.
+        by_grant: whether it came with `grant_type=refresh_token`; else in place of a password.
+    """
+
+    text: str = field(repr=False)
+    by_grant: bool
+
+
+@dataclass(frozen=True, slots=True)
 class TokenRequest:
     """One request for a token, understood.
 
@@ -34,14 +50,18 @@ class TokenRequest:
         service: the registry's name; empty if the client does not say.
         asked: what the token shall allow.
         address: where the request comes from; None if that cannot be told.
-        client_id: what the client calls itself; for the log only.
+        client_id: what the client calls itself; never an identity.
+        agent: its User-Agent; for lists only.
+        offline: whether it wants a refresh token.
     """
 
-    credentials: Password | None
+    credentials: Password | RefreshToken | None
     service: str
     asked: tuple[Access, ...]
     address: IPAddress | None
     client_id: str
+    agent: str = ""
+    offline: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +75,7 @@ class TokenResponse:
         service: the registry it is for.
         granted: what it allows.
         reason: for the log, which rules decided.
+        refresh_token: empty unless asked for and given.
     """
 
     token: AccessToken
@@ -63,6 +84,7 @@ class TokenResponse:
     service: str
     granted: tuple[Access, ...]
     reason: str
+    refresh_token: str = field(default="", repr=False)
 
 
 class TokenService:
@@ -73,13 +95,25 @@ class TokenService:
         chain: knows the accounts.
         policy: knows the access rules.
         services: the registries served; at least one.
+        refresh: knows the refresh tokens; None to issue none.
+        realm: the URL clients are sent to.
     """
 
-    def __init__(self, issuer: Issuer, chain: Chain, policy: Policy, services: Sequence[str]) -> None:
+    def __init__(
+        self,
+        issuer: Issuer,
+        chain: Chain,
+        policy: Policy,
+        services: Sequence[str],
+        refresh: RefreshTokens | None = None,
+        realm: str = "",
+    ) -> None:
         self.issuer: Final = issuer
         self.chain: Final = chain
         self.policy: Final = policy
         self.services: Final = tuple(services)
+        self.refresh: Final = refresh
+        self.realm: Final = realm
 
     def respond(self, request: TokenRequest) -> TokenResponse:
         """Answer one request.
@@ -88,10 +122,12 @@ class TokenService:
             InvalidRequest: for a registry that is not served here.
             InvalidCredentials: if credentials were sent and are wrong; they are never taken for none.
             AccessDenied: if nobody is logged in and nothing of what was asked for is open to everyone.
+            UnsupportedGrantType: for a refresh token, if none are issued here.
             BackendUnavailable: if an account source cannot tell.
         """
         service = self._service(request.service)
-        login = self._login(request.credentials)
+        client = Refresh(service, request.client_id, request.agent, str(request.address or ""))
+        login = self._login(request.credentials, client)
         caller = Caller(login.account if login else None, service, request.address)
         granted, reason = self._authorize(caller, login, request.asked)
         if login is None and request.asked and not granted:
@@ -99,11 +135,26 @@ class TokenService:
         subject = login.account.name if login else ""
         valid_until = login.account.valid_until if login else None
         token = self.issuer.issue(subject, service, granted, valid_until=valid_until)
-        return TokenResponse(token, subject, login.source.name if login else "", service, granted, reason)
+        refresh_token = self._refresh_token(request, login, client) if request.offline and login else ""
+        source = login.source.name if login else ""
+        return TokenResponse(token, subject, source, service, granted, reason, refresh_token)
+
+    def revoke(self, token: str) -> None:
+        """End a refresh token.
+
+        Raises:
+            UnsupportedGrantType: if none are issued here.
+            BackendUnavailable: if that cannot be kept.
+        """
+        if self.refresh is None:
+            raise UnsupportedGrantType(NO_REFRESH_TOKENS)
+        self.refresh.revoke(token)
 
     def close(self) -> None:
-        """Let go of what the backends hold."""
+        """Let go of what the backends and the store hold."""
         self.chain.close()
+        if self.refresh is not None:
+            self.refresh.store.close()
 
     def _service(self, asked: str) -> str:
         if asked in self.services:
@@ -115,10 +166,27 @@ class TokenService:
             return self.services[0]
         raise InvalidRequest(f"the parameter service is missing; served here: {served}")
 
-    def _login(self, credentials: Password | None) -> Authenticated | None:
+    def _login(self, credentials: Password | RefreshToken | None, client: Refresh) -> Authenticated | None:
         if credentials is None:
             return None
-        return self.chain.authenticate(credentials.username, credentials.password)
+        if isinstance(credentials, Password):
+            return self.chain.authenticate(credentials.username, credentials.password)
+        if self.refresh is not None:
+            return self.refresh.redeem(credentials.text, self.chain, client)
+        if credentials.by_grant:
+            raise UnsupportedGrantType(NO_REFRESH_TOKENS)
+        raise InvalidCredentials(reason="a refresh token, but none are issued here")
+
+    def _refresh_token(self, request: TokenRequest, login: Authenticated, client: Refresh) -> str:
+        """Return the refresh token for the answer: a new one after a password, else the same one again."""
+        if isinstance(request.credentials, RefreshToken):
+            return request.credentials.text
+        if self.refresh is None or request.credentials is None:
+            return ""
+        keepsake = login.source.backend.keepsake(login.account, request.credentials.password)
+        if not self.refresh.offers(login, keepsake, client):
+            return ""
+        return self.refresh.issue(login, keepsake, client)
 
     def _authorize(
         self, caller: Caller, login: Authenticated | None, asked: Sequence[Access]

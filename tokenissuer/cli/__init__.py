@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokenissuer.cli import check, init, passwd, quickstart, serve
+from tokenissuer.cli import check, init, passwd, quickstart, serve, sessions
 from tokenissuer.errors import TokenIssuerError
 
-_COMMANDS = (quickstart, init, serve, check, passwd)
+_COMMANDS = (quickstart, init, serve, check, passwd, sessions)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

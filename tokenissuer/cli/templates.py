@@ -29,6 +29,19 @@ type = "htpasswd"
 path = "users.htpasswd"               # `tokenissuer passwd NAME` adds a line or changes it
 #groups = "users.groups"              # lines of  group: name name
 
+# Refresh tokens: `docker login` keeps one of these instead of the password; `tokenissuer sessions` lists and revokes
+# them. Some clients cannot use what docker keeps then: Jib, kubelet's imagePullSecrets, CRI-O, oras-py, dxf, programs
+# on the Rust oci-client, docker-maven-plugin before 0.31. For them take this table out, or use except_clients.
+[refresh]
+idle = 2592000                        # seconds of disuse after which a login ends
+age = 31536000                        # seconds after which it ends in any case
+#except_clients = ["docker"]          # client ids that are given none; `docker login` calls itself docker
+#except_services = [$service]
+
+[refresh.store]
+type = "sqlite"
+path = "refresh.sqlite3"
+
 # Access rules. What no rule allows is forbidden; their order does not matter.
 # Who:    accounts, groups, authenticated = true (logged in), everyone = true (not even that)
 # What:   repositories with patterns (* within a part of the path, ** across parts, {account}, {group}),

@@ -1,0 +1,109 @@
+"""`tokenissuer sessions`: the logins that refresh tokens keep up."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import re
+import time
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from tokenissuer.config import find_config, load_config
+from tokenissuer.errors import BackendUnavailable, TokenIssuerError
+from tokenissuer.refresh import Session, Store
+
+_DAY: Final = 24 * 3600
+_UNPRINTABLE: Final = re.compile(r"[^\x20-\x7e\xa1-\uffff]")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("action", choices=["list", "revoke"], help="show the sessions, or end some")
+    parser.add_argument("ids", nargs="*", metavar="ID", help="only these")
+    parser.add_argument("--account", metavar="NAME", help="only this account's")
+    parser.add_argument("--client", metavar="ID", help="only those of this client, such as docker")
+    parser.add_argument("--unused-for", type=_days, metavar="DAYS", help="only those not used for so long")
+    parser.add_argument("--older-than", type=_days, metavar="DAYS", help="only those of logins so long ago")
+    parser.add_argument("--all", action="store_true", help="every one; only `revoke` wants it said")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """list the logins that refresh tokens keep up, or revoke them"""
+    config = load_config(find_config(arguments.config))
+    with contextlib.closing(config.build(time.time())) as service:
+        refresh = service.refresh
+        if refresh is None:
+            raise TokenIssuerError(f"{config.path} has no table [refresh]: there are no sessions")
+        now = time.time()
+        try:
+            found = [session for session in refresh.store.sessions() if _is_meant(session, arguments, now)]
+            if arguments.action == "list":
+                _print_table(_row(session, refresh.state(session, service.chain)) for session in found)
+                return 0
+            return _revoke(refresh.store, found, arguments, now)
+        except BackendUnavailable as error:
+            raise TokenIssuerError(error.reason) from None
+
+
+def _is_meant(session: Session, arguments: argparse.Namespace, now: float) -> bool:
+    return (
+        (not arguments.ids or session.id in arguments.ids)
+        and arguments.account in (None, session.account)
+        and arguments.client in (None, session.client_id)
+        and (arguments.unused_for is None or session.used <= now - arguments.unused_for)
+        and (arguments.older_than is None or session.created <= now - arguments.older_than)
+    )
+
+
+def _revoke(store: Store, sessions: Sequence[Session], arguments: argparse.Namespace, now: float) -> int:
+    limits = (arguments.account, arguments.client, arguments.unused_for, arguments.older_than)
+    if not arguments.ids and not arguments.all and limits == (None, None, None, None):
+        raise TokenIssuerError("say which: IDs, --account, --client, --unused-for, --older-than, or --all")
+    unknown = set(arguments.ids) - {session.id for session in sessions}
+    good = [session for session in sessions if session.ended is None]
+    for session in good:
+        store.end(session.digest, now, "revoked by the administrator")
+    print(f"Revoked: {len(good)}. An access token issued before stays good until it ends.")
+    if unknown:
+        raise TokenIssuerError(f"no such session: {', '.join(sorted(unknown))}")
+    return 0
+
+
+def _row(session: Session, state: str) -> tuple[str, ...]:
+    return (
+        session.id,
+        session.account,
+        session.backend,
+        session.service,
+        session.client_id or session.agent.partition(" ")[0],
+        _moment(session.created),
+        session.created_from,
+        _moment(session.used),
+        session.used_from,
+        state,
+    )
+
+
+def _print_table(rows: Iterable[tuple[str, ...]]) -> None:
+    head = ("ID", "ACCOUNT", "BACKEND", "SERVICE", "CLIENT", "LOGIN", "FROM", "LAST USED", "FROM", "STATE")
+    # Clients choose some of these texts: none may move the cursor or begin a line.
+    table = [head, *(tuple(_UNPRINTABLE.sub("?", cell)[:60] or "-" for cell in row) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _days(text: str) -> float:
+    try:
+        days = float(text)
+    except ValueError:
+        days = -1
+    if not 0 <= days < 100_000:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of days")
+    return days * _DAY

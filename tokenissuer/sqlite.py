@@ -1,0 +1,156 @@
+"""The store of refresh tokens in one SQLite file, for all processes of one machine."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tokenissuer.errors import BackendUnavailable, ConfigurationError
+from tokenissuer.options import option
+from tokenissuer.refresh import Session, Store
+
+#: Seconds to wait while another process writes.
+_BUSY_PATIENCE: Final = 5
+_SCHEMA_VERSION: Final = 1
+
+_COLUMNS: Final = tuple(field.name for field in dataclasses.fields(Session))
+_SCHEMA: Final = """
+CREATE TABLE sessions (
+    id TEXT NOT NULL UNIQUE,
+    digest BLOB PRIMARY KEY,
+    account TEXT NOT NULL,
+    backend TEXT NOT NULL,
+    service TEXT NOT NULL,
+    client_id TEXT NOT NULL,
+    agent TEXT NOT NULL,
+    created REAL NOT NULL,
+    created_from TEXT NOT NULL,
+    used REAL NOT NULL,
+    used_from TEXT NOT NULL,
+    stamp TEXT NOT NULL,
+    sealed BLOB NOT NULL,
+    ended REAL,
+    ending TEXT NOT NULL
+) WITHOUT ROWID
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SqliteOptions:
+    """The keys of a `[refresh.store]` table with `type = "sqlite"`."""
+
+    path: Path = option("the file; on a disk of this machine, not on a network")
+
+
+class SqliteStore(Store):
+    """Keeps sessions in an SQLite file.
+
+    Args:
+        options: which file.
+
+    Raises:
+        ConfigurationError: if it cannot be opened or made, or is another kind of file.
+    """
+
+    Options = SqliteOptions
+
+    def __init__(self, options: SqliteOptions) -> None:
+        self._path: Final = options.path
+        self._lock: Final = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._process = 0
+        try:
+            with self._lock:
+                _prepare(self._open())
+        except OSError as error:
+            raise ConfigurationError(f"cannot open {self._path}: {error.strerror}") from None
+        except sqlite3.Error as error:
+            raise ConfigurationError(f"cannot use {self._path} as the store of refresh tokens: {error}") from None
+
+    def add(self, session: Session) -> None:
+        """Keep a new session."""
+        values = tuple(getattr(session, column) for column in _COLUMNS)
+        marks = ", ".join("?" for _ in _COLUMNS)
+        self._execute(f"INSERT INTO sessions ({', '.join(_COLUMNS)}) VALUES ({marks})", values)
+
+    def find(self, digest: bytes) -> Sequence[Session]:
+        """Return the session with this digest: one, or none."""
+        return self._select("WHERE digest = ?", (digest,))
+
+    def touch(self, digest: bytes, used: float, used_from: str) -> None:
+        """Note a use."""
+        self._execute("UPDATE sessions SET used = ?, used_from = ? WHERE digest = ?", (used, used_from, digest))
+
+    def end(self, digest: bytes, ended: float, ending: str) -> None:
+        """End a session, unless it has ended before."""
+        self._execute(
+            "UPDATE sessions SET ended = ?, ending = ?, sealed = x'' WHERE digest = ? AND ended IS NULL",
+            (ended, ending, digest),
+        )
+
+    def sessions(self) -> Sequence[Session]:
+        """Return every session, the newest first."""
+        return self._select("ORDER BY created DESC", ())
+
+    def sweep(self, created_before: float, used_before: float, ended_before: float) -> None:
+        """Forget old sessions."""
+        self._execute(
+            "DELETE FROM sessions WHERE created < ? OR used < ? OR ended < ?",
+            (created_before, used_before, ended_before),
+        )
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            if self._connection is not None and self._process == os.getpid():
+                self._connection.close()
+            self._connection = None
+
+    def _execute(self, statement: str, values: Sequence[Any]) -> None:
+        with self._using() as connection:
+            connection.execute(statement, values)
+
+    def _select(self, rest: str, values: Sequence[Any]) -> list[Session]:
+        with self._using() as connection:
+            rows = connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM sessions {rest}", values).fetchall()
+        return [Session(*row) for row in rows]
+
+    @contextlib.contextmanager
+    def _using(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with self._lock:
+                yield self._open()
+        except (OSError, sqlite3.Error) as error:
+            raise BackendUnavailable(f"the store of refresh tokens {self._path}: {error}") from None
+
+    def _open(self) -> sqlite3.Connection:
+        """Return this process's connection: one that was opened before a fork must not be used after it."""
+        if self._connection is None or self._process != os.getpid():
+            # Made here, so that nobody else can read it for a moment.
+            os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
+            connection = sqlite3.connect(
+                self._path, timeout=_BUSY_PATIENCE, isolation_level=None, check_same_thread=False
+            )
+            connection.execute("PRAGMA journal_mode = WAL")
+            # What has been acknowledged outlives a power failure, too.
+            connection.execute("PRAGMA synchronous = FULL")
+            self._connection, self._process = connection, os.getpid()
+        return self._connection
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version == 0:
+        connection.execute(_SCHEMA)
+        connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+    connection.execute("COMMIT")
+    if version > _SCHEMA_VERSION:
+        raise sqlite3.DatabaseError("a newer tokenissuer has written it; install that one")
