@@ -122,9 +122,12 @@ def read_revocation(request: Request) -> str:
 def client_address(request: Request) -> IPAddress | None:
     """Return the address of the connection's other end; None behind a Unix socket."""
     try:
-        return ipaddress.ip_address(request.environ.get("REMOTE_ADDR", ""))
+        address = ipaddress.ip_address(request.environ.get("REMOTE_ADDR", ""))
     except ValueError:
         return None
+    # A socket for both versions shows an IPv4 client as ::ffff:192.0.2.1, which no IPv4 network in a rule would cover.
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
 
 
 def token_response(response: TokenResponse) -> Response:
@@ -268,7 +271,8 @@ def _read_body(request: Request) -> bytes:
     if length:
         if not (length.isascii() and length.isdigit()):
             raise InvalidRequest("the Content-Length is no number")
-        if int(length) > MAX_FORM_SIZE:
+        # By the digits first: Python refuses to convert thousands of them.
+        if len(length) > 20 or int(length) > MAX_FORM_SIZE:
             raise ContentTooLarge
         return _read_up_to(body, int(length))
     if environ.get("wsgi.input_terminated"):

@@ -161,7 +161,7 @@ class TokenService:
             return asked
         served = ", ".join(self.services)
         if asked:
-            raise InvalidRequest(f"unknown service '{asked}'; served here: {served}")
+            raise InvalidRequest(f"unknown service '{asked[:100]}'; served here: {served}")
         if len(self.services) == 1:
             return self.services[0]
         raise InvalidRequest(f"the parameter service is missing; served here: {served}")

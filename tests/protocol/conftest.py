@@ -1,0 +1,195 @@
+"""The whole application, asked without a network."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+from urllib.parse import urlencode
+
+import bcrypt
+import jwt
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from webob import Request
+
+from tokenissuer.app import Application
+from tokenissuer.config import load_config
+from tokenissuer.keys import KeyType, SigningKey, generate_private_key, private_pem, self_signed_certificate
+
+SERVICE = "registry.example"
+ISSUER = "test-issuer"
+PASSWORDS = {
+    "admin": "root-word",
+    "alice": "a:colon and sp\N{LATIN SMALL LETTER A WITH DIAERESIS}ce",
+    "bob": "pw",
+    "**": "star-word",
+}
+CONFIGURATION = """\
+[issuer]
+name = "test-issuer"
+services = ["registry.example"]
+realm = "https://auth.example.com/token"
+
+[signing]
+key = "auth.key"
+certificate = "auth.crt"
+
+[[backends]]
+type = "htpasswd"
+path = "users.htpasswd"
+groups = "users.groups"
+
+[[access]]
+accounts = ["admin"]
+repositories = ["**"]
+catalog = true
+actions = ["*"]
+
+[[access]]
+authenticated = true
+repositories = ["{account}/**"]
+actions = ["pull", "push", "delete"]
+
+[[access]]
+groups = ["developers"]
+repositories = ["team/**"]
+actions = ["pull", "push"]
+
+[[access]]
+everyone = true
+repositories = ["public/**", "host:5000/public/**"]
+actions = ["pull"]
+
+[[access]]
+authenticated = true
+repositories = ["team/secret"]
+actions = ["*"]
+effect = "deny"
+"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the application said."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The body, which is always JSON."""
+        assert self.headers["Content-Type"] == "application/json"
+        found = json.loads(self.body)
+        assert isinstance(found, dict)
+        return found
+
+    @property
+    def claims(self) -> dict[str, Any]:
+        """The token's claims, the token having been verified with the certificate in its header."""
+        assert self.status == 200, self.body
+        token = self.json["token"]
+        header = jwt.get_unverified_header(token)
+        leaf = x509.load_der_x509_certificate(base64.b64decode(header["x5c"][0], validate=True))
+        claims: dict[str, Any] = jwt.decode(
+            token,
+            leaf.public_key(),  # type: ignore[arg-type]
+            algorithms=["ES256"],
+            audience=SERVICE,
+            issuer=ISSUER,
+            options={"require": ["iss", "sub", "aud", "exp", "nbf", "iat", "jti"], "strict_aud": True},
+        )
+        return claims
+
+    @property
+    def access(self) -> dict[str, list[str]]:
+        """What the token allows: `type:name` → actions."""
+        entries = self.claims["access"]
+        found = {f"{entry['type']}:{entry['name']}": entry["actions"] for entry in entries}
+        assert len(found) == len(entries)
+        return found
+
+
+def basic(username: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
+
+
+@dataclass(frozen=True)
+class Client:
+    """Asks one application."""
+
+    application: Application
+
+    def ask(self, path: str = "/token", method: str = "GET", body: bytes | None = None, **environ: Any) -> Answer:
+        """Send a request; `environ` as WSGI names it."""
+        request = Request.blank(path, environ={"REMOTE_ADDR": "192.0.2.1", **environ}, method=method)
+        if body is not None:
+            request.environ["wsgi.input"] = BytesIO(body)
+            request.environ.setdefault("CONTENT_LENGTH", str(len(body)))
+            request.environ.setdefault("CONTENT_TYPE", "application/x-www-form-urlencoded")
+        response = request.get_response(self.application)
+        return Answer(response.status_int, dict(response.headers), response.body)
+
+    def get(self, user: str | None = None, scope: str = "", **environ: Any) -> Answer:
+        """Ask for a token by GET, logged in as one of the known accounts."""
+        query = urlencode({"service": SERVICE, **({"scope": scope} if scope else {})})
+        if user is not None:
+            environ["HTTP_AUTHORIZATION"] = basic(user, PASSWORDS[user])
+        return self.ask(f"/token?{query}", **environ)
+
+    def post(self, form: Mapping[str, Any] | bytes, path: str = "/token", **environ: Any) -> Answer:
+        """Ask for a token by POST."""
+        body = form if isinstance(form, bytes) else urlencode(form, doseq=True).encode()
+        return self.ask(path, "POST", body, **environ)
+
+
+@pytest.fixture(scope="session")
+def key() -> SigningKey:
+    """A key pair as `init` makes it."""
+    private = generate_private_key(KeyType.EC)
+    return SigningKey(private, self_signed_certificate(private, ISSUER, time.time()))
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory, key: SigningKey) -> Callable[[str], Application]:
+    """Build an application from the text of a configuration; the files it names are there."""
+
+    def built(text: str) -> Application:
+        folder = tmp_path_factory.mktemp("set-up")
+        (folder / "auth.key").write_bytes(private_pem(key.private))
+        (folder / "auth.crt").write_bytes(key.certificate.public_bytes(Encoding.PEM))
+        lines = [f"{name}:{_hash(password)}\n" for name, password in PASSWORDS.items()]
+        (folder / "users.htpasswd").write_text("".join(lines))
+        (folder / "users.groups").write_text("developers: bob\n")
+        path = folder / "tokenissuer.toml"
+        path.write_text(text)
+        return Application(load_config(path).build(time.time()))
+
+    return built
+
+
+def _hash(password: str) -> str:
+    return bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()
+
+
+@pytest.fixture(scope="session")
+def client(build: Callable[[str], Application]) -> Client:
+    """A client of the application that most tests ask."""
+    return Client(build(CONFIGURATION))
+
+
+@pytest.fixture(scope="session")
+def client_of(build: Callable[[str], Application]) -> Callable[[str, str], Client]:
+    """A client of an application whose configuration differs: in the usual one `old` is replaced with `new`."""
+
+    def changed(old: str, new: str) -> Client:
+        assert old in CONFIGURATION
+        return Client(build(CONFIGURATION.replace(old, new)))
+
+    return changed

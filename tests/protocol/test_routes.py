@@ -1,0 +1,319 @@
+"""Paths, methods and what every answer has in common."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tokenissuer.app import Application
+from tokenissuer.backend import Account, Backend, Chain, Source
+from tokenissuer.errors import BackendUnavailable, InvalidCredentials, UnknownAccount
+from tokenissuer.issuer import Issuer
+from tokenissuer.keys import SigningKey
+from tokenissuer.policy import Glob, Policy, Rule
+from tokenissuer.scope import Access
+from tokenissuer.service import TokenService
+
+if TYPE_CHECKING:
+    from tests.protocol.conftest import Answer, Client
+
+TOKEN_PATHS = ("/token", "/jwt/auth", "/auth", "/auth/token")
+PUBLIC = "scope=repository:public/app:pull"
+BOB = "Basic Ym9iOnB3"
+FORM = b"grant_type=password&username=bob&password=pw"
+
+
+def plain(answer: Answer) -> None:
+    """What holds for every answer."""
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert not {"Set-Cookie", "Location"} & set(answer.headers)
+    assert not 300 <= answer.status < 400
+    if answer.status != 200:
+        body = answer.json
+        (error,) = body["errors"]
+        assert set(body) == {"errors", "error", "error_description"}
+        assert set(error) == {"code", "message"}
+        assert error["message"] == body["error_description"] != ""
+        # RFC 6749, 5.2
+        assert re.fullmatch(r"[\x20-\x21\x23-\x5b\x5d-\x7e]{1,400}", body["error_description"])
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+@pytest.mark.parametrize("prefix", ["", "/registry", "/a/b"])
+@pytest.mark.parametrize("path", TOKEN_PATHS)
+def test_tokens_are_issued_at_four_paths(client: Client, path: str, prefix: str, slash: str) -> None:
+    """With and without a slash, under any prefix, by GET and POST, and never by a redirect."""
+    for answer in (
+        client.ask(path + slash, SCRIPT_NAME=prefix, HTTP_AUTHORIZATION=BOB),
+        client.post(FORM, path=path + slash, SCRIPT_NAME=prefix),
+    ):
+        plain(answer)
+        assert answer.claims["sub"] == "bob"
+
+
+@pytest.mark.parametrize(
+    ("script_name", "path"),
+    [("/token", ""), ("/token", "/"), ("/jwt", "/auth"), ("/jwt/auth", ""), ("/auth", "/token"), ("/auth/token", "")],
+)
+def test_the_path_may_be_split_by_the_server(client: Client, script_name: str, path: str) -> None:
+    """Apache's WSGIScriptAlias puts the first part, or all of it, into SCRIPT_NAME."""
+    answer = client.ask("/", SCRIPT_NAME=script_name, PATH_INFO=path, HTTP_AUTHORIZATION=BOB)
+    assert answer.claims["sub"] == "bob"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "",
+        "/tokens",
+        "/Token",
+        "/token//",
+        "//token",
+        "/token/x",
+        "/../token",
+        "/v2/",
+        "/jwks.json",
+        "/\xff",
+        "/%00",
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "PUT"])
+def test_everything_else_is_a_json_404(client: Client, path: str, method: str) -> None:
+    """With words that Docker shows."""
+    answer = client.ask("/", method, PATH_INFO=path, HTTP_AUTHORIZATION=BOB)
+    assert answer.status == 404
+    if method != "HEAD":
+        plain(answer)
+        assert answer.json["error"] == "not_found"
+
+
+@pytest.mark.parametrize("method", ["HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "get", "BREW"])
+@pytest.mark.parametrize("path", TOKEN_PATHS)
+def test_other_methods_are_405(client: Client, path: str, method: str) -> None:
+    """And say which ones are served."""
+    answer = client.ask(path, method, HTTP_AUTHORIZATION=BOB)
+    assert (answer.status, answer.headers["Allow"]) == (405, "GET, POST")
+    if method != "HEAD":
+        plain(answer)
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/.well-known/jwks.json"])
+@pytest.mark.parametrize(("method", "status"), [("GET", 200), ("HEAD", 200), ("POST", 405), ("DELETE", 405)])
+def test_the_public_pages_are_only_read(client: Client, path: str, method: str, status: int) -> None:
+    """Nothing there changes anything."""
+    answer = client.ask(path, method)
+    assert answer.status == status
+    plain(answer) if method != "HEAD" else None
+    if method == "HEAD":
+        assert answer.body == b""
+    if status == 405:
+        assert answer.headers["Allow"] == "GET, HEAD"
+
+
+def test_healthz_says_up(client: Client) -> None:
+    """One word for a probe."""
+    assert client.ask("/healthz").json == {"status": "up"}
+
+
+@pytest.mark.parametrize(
+    ("ask", "status"),
+    [
+        pytest.param(lambda c: c.ask("/token", HTTP_AUTHORIZATION="Basic x"), 401, id="401"),
+        pytest.param(lambda c: c.ask("/token?scope=repository:a:pull"), 403, id="403"),
+        pytest.param(lambda c: c.ask("/token?service=\N{SNOWMAN}%22%5C%0a%7f"), 400, id="hostile-service"),
+        pytest.param(lambda c: c.post(b"\xff=\xff"), 400, id="form"),
+        pytest.param(lambda c: c.post(b"grant_type=%0d%0aSet-Cookie:x"), 400, id="grant-type"),
+        pytest.param(lambda c: c.post(b"", CONTENT_LENGTH="99999999"), 413, id="413"),
+        pytest.param(lambda c: c.ask("/token?" + PUBLIC), 200, id="200"),
+    ],
+)
+def test_every_answer_is_written_alike(client: Client, ask: Callable[[Client], Answer], status: int) -> None:
+    """One body for Docker and OAuth, in characters both allow, kept by nobody."""
+    answer = ask(client)
+    assert answer.status == status
+    plain(answer)
+
+
+class Stranger(Backend):
+    """A backend of somebody else's; it does what it is told."""
+
+    Options = SimpleNamespace
+
+    def __init__(self, options: Any = None, *, error: BaseException | None = None, granting: bool = False) -> None:
+        self.error = error
+        self.granting = granting
+        self.asked = 0
+
+    def authenticate(self, username: str, password: str) -> Account:
+        self.asked += 1
+        if self.error is not None and not self.granting:
+            raise self.error
+        return Account("stranger")
+
+    def grants(self, account: Account, access: Access) -> frozenset[str]:
+        if self.error is not None:
+            raise self.error
+        return frozenset({"pull", "push", "delete", "*", "admin"})
+
+
+EVERYONE_PULLS = Rule(
+    number=1,
+    accounts=frozenset(),
+    groups=frozenset(),
+    authenticated=False,
+    everyone=True,
+    repositories=(Glob("public/**"),),
+    catalog=True,
+    actions=frozenset({"pull"}),
+    services=frozenset(),
+    networks=(),
+    deny=False,
+)
+
+
+@pytest.fixture
+def client_with(client: Client, key: SigningKey) -> Callable[..., Client]:
+    """A client of an application with backends made here."""
+
+    def made(*backends: Backend) -> Client:
+        sources = [Source(f"backend-{number}", backend) for number, backend in enumerate(backends)]
+        service = TokenService(
+            Issuer("test-issuer", key, 900, {}), Chain(sources), Policy([EVERYONE_PULLS]), ["registry.example"]
+        )
+        return type(client)(Application(service))
+
+    return made
+
+
+ASKS: dict[str, Callable[[Client], Answer]] = {
+    "get": lambda c: c.ask(f"/token?{PUBLIC}", HTTP_AUTHORIZATION=BOB),
+    "post": lambda c: c.post(FORM, path=f"/token?{PUBLIC}"),
+}
+
+
+@pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS)
+def test_an_outage_is_503_and_no_later_backend_is_asked(
+    client_with: Callable[..., Client], ask: Callable[[Client], Answer]
+) -> None:
+    """Never "wrong password", never anonymous, never a weaker backend."""
+    weaker = Stranger()
+    answer = ask(client_with(Stranger(error=BackendUnavailable("ldap is down", retry_after=7)), weaker))
+    assert (answer.status, answer.headers["Retry-After"], weaker.asked) == (503, "7", 0)
+    assert answer.json["errors"][0]["code"] == "UNAVAILABLE"
+    assert b"ldap" not in answer.body
+    plain(answer)
+
+
+@pytest.mark.parametrize(
+    ("first", "status", "asked"),
+    [(UnknownAccount(), 200, 1), (InvalidCredentials(), 401, 0)],
+    ids=["unknown", "refused"],
+)
+@pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS)
+def test_the_first_backend_that_knows_the_name_decides(
+    client_with: Callable[..., Client], ask: Callable[[Client], Answer], first: Exception, status: int, asked: int
+) -> None:
+    """Only an unknown name goes on to the next."""
+    second = Stranger()
+    answer = ask(client_with(Stranger(error=first), second))
+    assert (answer.status, second.asked) == (status, asked)
+
+
+def test_a_name_no_backend_knows_is_401(client_with: Callable[..., Client]) -> None:
+    """And reads like a wrong password."""
+    unknown, wrong = (
+        client_with(Stranger(error=error)).ask("/token", HTTP_AUTHORIZATION=BOB)
+        for error in (UnknownAccount(), InvalidCredentials())
+    )
+    assert (unknown.status, unknown.body) == (wrong.status, wrong.body) == (401, wrong.body)
+
+
+@pytest.mark.parametrize("granting", [False, True], ids=["login", "grants"])
+@pytest.mark.parametrize("error", [RuntimeError, KeyError, ValueError, OSError, TypeError, RecursionError, MemoryError])
+def test_a_defect_is_500_without_detail(
+    client_with: Callable[..., Client],
+    caplog: pytest.LogCaptureFixture,
+    error: type[Exception],
+    granting: bool,
+) -> None:
+    """Neither the client nor the log gets a stranger's text: the password may stand in it."""
+    caplog.set_level(logging.DEBUG)
+    client = client_with(Stranger(error=error("planted: pw-1234"), granting=granting))
+    answer = client.ask("/token?scope=repository:x:pull", HTTP_AUTHORIZATION=BOB)
+    assert answer.status == 500
+    assert answer.json["error_description"] == "the token server failed; its log says why"
+    plain(answer)
+    assert error.__name__ in caplog.text
+    assert Path(__file__).name in caplog.text
+    assert "planted" not in caplog.text
+    assert b"planted" not in answer.body
+
+
+def test_a_backend_cannot_grant_what_a_registry_does_not_know(client_with: Callable[..., Client]) -> None:
+    """Nor anything that was not asked for, nor the catalog's star, nor for a name that is none."""
+    client = client_with(Stranger())
+    asked = "repository:x:pull,push,admin repository:y:* registry:catalog:* repository:a//b:pull thing:z:pull"
+    answer = client.ask(f"/token?scope={asked.replace(' ', '+')}", HTTP_AUTHORIZATION=BOB)
+    assert answer.access == {
+        "repository:x": ["pull", "push"],
+        "repository:y": ["delete", "pull", "push"],
+        "registry:catalog": ["*"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("address", "granted"),
+    [
+        pytest.param("10.1.2.3", True, id="inside"),
+        pytest.param("192.0.2.1", False, id="outside"),
+        pytest.param("::ffff:10.1.2.3", True, id="inside-by-a-dual-stack-socket"),
+        pytest.param("::ffff:192.0.2.1", False, id="outside-by-a-dual-stack-socket"),
+        pytest.param("::1", False, id="ipv6"),
+        pytest.param("", False, id="unix-socket"),
+        pytest.param("nonsense", False, id="nonsense"),
+    ],
+)
+@pytest.mark.parametrize("effect", ["allow", "deny"])
+def test_networks_are_held_against_the_connections_address(
+    client_of: Callable[[str, str], Client], address: str, granted: bool, effect: str
+) -> None:
+    """An IPv4 address is one however the socket shows it; where it cannot be told, nothing is allowed by it."""
+    if effect == "allow":
+        client = client_of('repositories = ["team/**"]\n', 'repositories = ["team/**"]\nnetworks = ["10.0.0.0/8"]\n')
+    else:
+        client = client_of(
+            'repositories = ["team/secret"]\n', 'repositories = ["team/**"]\nnetworks = ["10.0.0.0/8"]\n'
+        )
+        granted = not granted and address not in ("", "nonsense")
+    answer = client.get("bob", "repository:team/app:pull", REMOTE_ADDR=address)
+    assert bool(answer.access) is granted
+
+
+@pytest.mark.parametrize(
+    "name", ["HTTP_X_FORWARDED_FOR", "HTTP_X_REAL_IP", "HTTP_FORWARDED", "HTTP_CLIENT_IP", "HTTP_X_REMOTE_USER"]
+)
+def test_headers_cannot_claim_an_address_or_a_user(client_of: Callable[[str, str], Client], name: str) -> None:
+    """Anybody can send them."""
+    client = client_of(
+        'repositories = ["public/**", "host', 'networks = ["10.0.0.0/8"]\nrepositories = ["public/**", "host'
+    )
+    for value in ("10.1.2.3", "for=10.1.2.3", "admin"):
+        assert client.ask(f"/token?{PUBLIC}", **{name: value}).status == 403
+        assert client.ask(f"/token?{PUBLIC}", REMOTE_ADDR="10.1.2.3").status == 200
+
+
+def test_the_realm_of_the_challenge_cannot_break_the_header(client_of: Callable[[str, str], Client]) -> None:
+    """Quotes, backslashes and letters beyond ASCII in the issuer's name."""
+    name = 'a"b\\c\N{SNOWMAN}d'
+    client = client_of('name = "test-issuer"', f"name = {json.dumps(name)}")
+    answer = client.ask("/token", HTTP_AUTHORIZATION="Basic x")
+    assert re.fullmatch(r'Basic realm="[^"\\]+", charset="UTF-8"', answer.headers["WWW-Authenticate"])
+    assert answer.headers["WWW-Authenticate"].isascii()
