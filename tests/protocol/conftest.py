@@ -136,6 +136,10 @@ class Client:
         response = request.get_response(self.application)
         return Answer(response.status_int, dict(response.headers), response.body)
 
+    def send(self, environ: Mapping[str, Any], path: str = "/token", method: str = "POST") -> Answer:
+        """Send a request whose body and everything else is in `environ`."""
+        return self.ask(path, method, None, **environ)
+
     def get(self, user: str | None = None, scope: str = "", **environ: Any) -> Answer:
         """Ask for a token by GET, logged in as one of the known accounts."""
         query = urlencode({"service": SERVICE, **({"scope": scope} if scope else {})})

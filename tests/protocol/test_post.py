@@ -167,14 +167,13 @@ class Slow(BytesIO):
 
 def test_a_chunked_body_is_read_to_its_end(client: Client) -> None:
     """skopeo and podman send no Content-Length; the server says that its input ends."""
-    answer = client.ask(
-        method="POST",
-        **{
+    answer = client.send(
+        {
             "CONTENT_TYPE": FORM,
             "HTTP_TRANSFER_ENCODING": "chunked",
             "wsgi.input_terminated": True,
             "wsgi.input": Slow(BODY),
-        },
+        }
     )
     assert answer.claims["sub"] == "bob"
 
@@ -182,7 +181,7 @@ def test_a_chunked_body_is_read_to_its_end(client: Client) -> None:
 def test_a_body_in_pieces_is_read_to_its_length(client: Client) -> None:
     """And not beyond: what follows is the next request."""
     stream = Slow(BODY + b"&username=admin")
-    answer = client.ask(method="POST", **{"CONTENT_TYPE": FORM, "CONTENT_LENGTH": str(len(BODY)), "wsgi.input": stream})
+    answer = client.send({"CONTENT_TYPE": FORM, "CONTENT_LENGTH": str(len(BODY)), "wsgi.input": stream})
     assert answer.claims["sub"] == "bob"
     assert stream.tell() == len(BODY)
 
@@ -235,7 +234,7 @@ def test_a_chunked_body_without_end_is_not_read_without_end(client: Client) -> N
             return b"a" * size
 
     stream = Endless()
-    answer = client.ask(method="POST", **{"wsgi.input_terminated": True, "wsgi.input": stream, "CONTENT_TYPE": FORM})
+    answer = client.send({"wsgi.input_terminated": True, "wsgi.input": stream, "CONTENT_TYPE": FORM})
     assert answer.status == 413
     assert stream.taken <= 64 * 1024 + 1
 

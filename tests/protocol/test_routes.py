@@ -306,7 +306,7 @@ def test_headers_cannot_claim_an_address_or_a_user(client_of: Callable[[str, str
         'repositories = ["public/**", "host', 'networks = ["10.0.0.0/8"]\nrepositories = ["public/**", "host'
     )
     for value in ("10.1.2.3", "for=10.1.2.3", "admin"):
-        assert client.ask(f"/token?{PUBLIC}", **{name: value}).status == 403
+        assert client.send({name: value}, f"/token?{PUBLIC}", "GET").status == 403
         assert client.ask(f"/token?{PUBLIC}", REMOTE_ADDR="10.1.2.3").status == 200
 
 
