@@ -153,6 +153,7 @@ class Api:
         except Absent:
             raise BackendUnavailable("GitLab does not describe tokens: version 15.5 or newer is needed") from None
         scopes = frozenset(scope for scope in _list(facts, "scopes") if isinstance(scope, str))
+        owner = _number(facts, "user_id")
         if facts.get("active") is not True or facts.get("revoked") is not False:
             raise InvalidCredentials(reason="the token is not active")
         if scopes & _NAMING:
@@ -160,7 +161,7 @@ class Api:
         else:
             user = self._owner_by_name(username, deadline)
         # Whoever holds some token must not become whoever he says he is.
-        if not _same(user.get("username"), username) or user.get("id") != _number(facts, "user_id"):
+        if not _same(user.get("username"), username) or user.get("id") != owner:
             raise InvalidCredentials(reason="the token belongs to another user than the one named")
         if user.get("state") != "active":
             raise InvalidCredentials(reason=f"the user is {str(user.get('state'))[:20]!a} in GitLab")
@@ -168,7 +169,7 @@ class Api:
             name=str(user["username"]),
             groups=self._group_paths(token, scopes, deadline) if self._groups else frozenset(),
             credential=token,
-            user_id=_number(facts, "user_id"),
+            user_id=owner,
             scopes=scopes,
             # Not said (a token with registry scopes only): then internal projects stay closed.
             external=user.get("external") is not False,

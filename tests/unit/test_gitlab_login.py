@@ -1,0 +1,335 @@
+"""Who: whose token it is, and whether that is who was named."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+
+import pytest
+
+from tests.gitlab_stub import StubGitLab, answers, asking, cut, cut_body, serving
+from tokenissuer.backend import Account, Backend, Secret
+from tokenissuer.errors import BackendUnavailable, InvalidCredentials, UnknownAccount
+from tokenissuer.testing import BackendContract
+from tokenissuer_backends.gitlab import GitLabBackend
+
+HTML = b"<html><body>502 Bad Gateway</body></html>"
+
+
+@pytest.fixture
+def gitlab() -> Iterator[StubGitLab]:
+    """A GitLab to fill."""
+    with serving() as gitlab:
+        yield gitlab
+
+
+@pytest.fixture
+def backend(gitlab: StubGitLab) -> Iterator[GitLabBackend]:
+    """A backend that asks it."""
+    with asking(gitlab) as backend:
+        yield backend
+
+
+class TestGitLab(BackendContract):
+    """What holds for every backend."""
+
+    stub: StubGitLab
+    username, password = "alice", "glpat-AliceAliceAliceAlice"
+    others: dict[str, str] = {"Bob": "glpat-BobBobBobBobBobBob01", "bot_7": "glpat-BotBotBotBotBotBot07"}
+
+    @pytest.fixture
+    def gitlab(self) -> Iterator[StubGitLab]:
+        """Three accounts, each with a group of its own."""
+        with serving() as gitlab:
+            for number, (name, text) in enumerate([(self.username, self.password), *self.others.items()]):
+                user = gitlab.user(name)
+                gitlab.token(user, "read_api")
+                gitlab.tokens[-1].text = text
+                gitlab.group(f"group{number}", {user.id: 30})
+            yield gitlab
+
+    @pytest.fixture
+    def backend(self, gitlab: StubGitLab) -> Iterator[Backend]:
+        """A backend that gives up soon."""
+        self.stub = gitlab
+        with asking(gitlab, timeout=1) as backend:
+            yield backend
+
+    def outages(self, backend: Backend) -> Iterable[AbstractContextManager[object]]:
+        """Everything that is no answer of GitLab's, or none that decides."""
+        yield self.stub.broken(cut)
+        yield self.stub.broken(cut_body)
+        yield self.stub.broken(answers(502, HTML, Content_Type="text/html"))
+        yield self.stub.broken(answers(502, b""))
+        yield self.stub.broken(answers(500, b'{"message":"500 Internal Server Error"}'))
+        yield self.stub.broken(answers(200, HTML))
+        yield self.stub.broken(answers(200, b"[]"))
+        yield self.stub.broken(answers(200, b"{}"))
+        # A proxy with a login page, or a ban of our address, is not GitLab speaking about a token.
+        yield self.stub.broken(answers(401, HTML))
+        yield self.stub.broken(answers(403, b"Forbidden\n"))
+        yield self.stub.broken(answers(404, HTML))
+
+
+@pytest.mark.parametrize("typed", ["alice", "Alice", "ALICE"])
+def test_the_name_is_compared_without_case_and_taken_from_gitlab(
+    gitlab: StubGitLab, backend: GitLabBackend, typed: str
+) -> None:
+    """Rules and logs see one spelling, whatever was typed."""
+    token = gitlab.token(gitlab.user("Alice"), "api")
+    assert backend.authenticate(typed, token).name == "Alice"
+
+
+@pytest.mark.parametrize("scopes", [["api"], ["read_api"], ["read_user"], ["read_registry", "write_registry"]])
+def test_somebody_elses_token_is_a_wrong_login(gitlab: StubGitLab, backend: GitLabBackend, scopes: list[str]) -> None:
+    """GitLab itself ignores the user name; here it decides what rules apply, so it must be the owner's."""
+    gitlab.user("alice")
+    token = gitlab.token(gitlab.user("mallory"), *scopes)
+    for name in ("alice", "nobody", "mallor"):
+        with pytest.raises(InvalidCredentials):
+            backend.authenticate(name, token)
+
+
+@pytest.mark.parametrize("name", ["al\N{KELVIN SIGN}e", "al\N{LATIN SMALL LETTER DOTLESS I}ke"])
+def test_letters_that_only_fold_to_the_name_are_not_the_name(
+    gitlab: StubGitLab, backend: GitLabBackend, name: str
+) -> None:
+    """The Kelvin sign is no k, though its lower case is."""
+    token = gitlab.token(gitlab.user("alke"), "api")
+    with pytest.raises(UnknownAccount):
+        backend.authenticate(name, token)
+    assert not gitlab.requests
+
+
+@pytest.mark.parametrize("scopes", [["read_registry"], ["write_registry"], ["read_registry", "write_registry"]])
+def test_tokens_with_registry_scopes_only_log_in(gitlab: StubGitLab, backend: GitLabBackend, scopes: list[str]) -> None:
+    """Such a token tells only its owner's number; the name is looked up without it."""
+    gitlab.user("bob")
+    token = gitlab.token(gitlab.user("Alice"), *scopes)
+    assert backend.authenticate("alice", token).name == "Alice"
+    (lookup,) = [request for request in gitlab.requests if request.path == "/api/v4/users"]
+    assert "private-token" not in lookup.headers
+
+
+def test_where_users_cannot_be_looked_up_the_refusal_names_the_scope_to_add(
+    gitlab: StubGitLab, backend: GitLabBackend
+) -> None:
+    """It says the same for everybody's name, so that it tells of no account."""
+    gitlab.anonymous_users = False
+    gitlab.user("bob")
+    token = gitlab.token(gitlab.user("alice"), "read_registry")
+    sentences = set()
+    for name in ("alice", "bob", "nobody"):
+        with pytest.raises(InvalidCredentials) as refusal:
+            backend.authenticate(name, token)
+        sentences.add(refusal.value.sentence)
+    (sentence,) = sentences
+    assert "read_user" in sentence
+
+
+def test_the_configured_token_looks_users_up_where_the_anonymous_caller_may_not(gitlab: StubGitLab) -> None:
+    """Registry tokens work on a closed GitLab too."""
+    gitlab.anonymous_users = False
+    own = gitlab.token(gitlab.user("observer"), "read_api")
+    token = gitlab.token(gitlab.user("alice"), "read_registry")
+    with asking(gitlab, token=Secret(own)) as backend:
+        assert backend.authenticate("alice", token).name == "alice"
+
+
+@pytest.mark.parametrize(
+    "bad", [{"expired": True}, {"revoked": True}, {"oauth": True}], ids=["expired", "revoked", "another kind"]
+)
+def test_a_token_that_gitlab_refuses_is_refused_with_what_is_needed(
+    gitlab: StubGitLab, backend: GitLabBackend, bad: dict[str, bool]
+) -> None:
+    """The user learns what to make, nobody learns what was wrong."""
+    token = gitlab.token(gitlab.user("alice"), "api", **bad)
+    with pytest.raises(InvalidCredentials) as refusal:
+        backend.authenticate("alice", token)
+    assert "personal access token" in refusal.value.sentence
+    assert token not in refusal.value.reason
+
+
+@pytest.mark.parametrize("state", ["blocked", "deactivated", "ldap_blocked", "banned"])
+@pytest.mark.parametrize("scope", ["api", "read_registry"])
+def test_a_user_who_may_not_use_gitlab_may_not_log_in(
+    gitlab: StubGitLab, backend: GitLabBackend, state: str, scope: str
+) -> None:
+    """Whether GitLab refuses the token or only says so."""
+    token = gitlab.token(gitlab.user("alice", state=state), scope)
+    with pytest.raises(InvalidCredentials):
+        backend.authenticate("alice", token)
+
+
+def test_every_refusal_says_the_same(gitlab: StubGitLab, backend: GitLabBackend) -> None:
+    """The password of an account, a made-up token, somebody else's token, an unknown name: one sentence for all."""
+    alice = gitlab.user("alice", password="correct horse battery staple")
+    blocked = gitlab.token(gitlab.user("carol", state="blocked"), "api")
+    token = gitlab.token(alice, "api")
+    gitlab.token(alice, "api", expired=True)
+    attempts = [
+        ("alice", "correct horse battery staple"),
+        ("alice", "Tr0ub4dor"),
+        ("alice", "glpat-00000000000000000000"),
+        ("alice", gitlab.tokens[-1].text),
+        ("nobody", token),
+        ("nobody", "glpat-00000000000000000000"),
+        ("carol", blocked),
+        ("gitlab-ci-token", token),
+    ]
+    sentences = set()
+    for name, password in attempts:
+        with pytest.raises(InvalidCredentials) as refusal:
+            backend.authenticate(name, password)
+        sentences.add(refusal.value.sentence)
+    assert len(sentences) == 1
+
+
+def test_a_password_that_can_be_no_token_is_not_shown_to_gitlab(gitlab: StubGitLab, backend: GitLabBackend) -> None:
+    """It has no business there, and a line end in it would be a header of its own."""
+    for password in ("pass phrase", "p\N{LATIN SMALL LETTER A WITH DIAERESIS}ss", 'a"b', "x\u2028y", "{}"):
+        with pytest.raises(InvalidCredentials):
+            backend.authenticate("alice", password)
+    assert not gitlab.requests
+
+
+@pytest.mark.parametrize("name", ["robot$ci", "a b", "a/b", "alice@example.com", "..%2f", "x" * 256])
+def test_a_name_no_gitlab_user_can_have_is_left_to_the_next_backend(
+    gitlab: StubGitLab, backend: GitLabBackend, name: str
+) -> None:
+    """GitLab is not asked about it."""
+    with pytest.raises(UnknownAccount):
+        backend.authenticate(name, "glpat-00000000000000000000")
+    assert not gitlab.requests
+
+
+def test_project_access_tokens_log_in_under_the_name_of_their_bot(gitlab: StubGitLab, backend: GitLabBackend) -> None:
+    """GitLab makes a user for each."""
+    token = gitlab.token(gitlab.user("project_42_bot_0a1b2c"), "read_api")
+    assert backend.authenticate("project_42_bot_0a1b2c", token).name == "project_42_bot_0a1b2c"
+    with pytest.raises(InvalidCredentials):
+        backend.authenticate("my-token", token)
+
+
+def test_a_running_job_logs_in_as_its_user_and_is_marked_as_a_job(gitlab: StubGitLab, backend: GitLabBackend) -> None:
+    """What the user may do besides is not for every job that runs in his name."""
+    token = gitlab.job(gitlab.user("Alice"), gitlab.project("team/app"))
+    account = backend.authenticate("gitlab-ci-token", token)
+    assert account.name == "Alice"
+    assert account.delegated
+    assert not account.groups
+
+
+@pytest.mark.parametrize("status", ["success", "failed", "canceled", "pending"])
+def test_a_job_that_does_not_run_is_refused(gitlab: StubGitLab, backend: GitLabBackend, status: str) -> None:
+    """Its token is dead."""
+    token = gitlab.job(gitlab.user("alice"), gitlab.project("team/app"), status)
+    with pytest.raises(InvalidCredentials):
+        backend.authenticate("gitlab-ci-token", token)
+
+
+def test_a_job_token_is_good_under_no_other_name(gitlab: StubGitLab, backend: GitLabBackend) -> None:
+    """Least of all its user's."""
+    token = gitlab.job(gitlab.user("alice"), gitlab.project("team/app"))
+    with pytest.raises(InvalidCredentials):
+        backend.authenticate("alice", token)
+
+
+def test_groups_are_full_paths_and_compared_without_case(gitlab: StubGitLab, backend: GitLabBackend) -> None:
+    """A rule may name them as GitLab shows them."""
+    alice = gitlab.user("alice")
+    gitlab.group("Team/Backend", {alice.id: 10})
+    gitlab.group("everyone", {}, visibility="public")
+    account = backend.authenticate("alice", gitlab.token(alice, "read_api"))
+    assert account.groups == {"team/backend"}
+    assert account.belongs_to("Team/Backend")
+    assert not account.belongs_to("backend")
+
+
+@pytest.mark.parametrize("count", [0, 1, 99, 100, 101, 200, 250])
+@pytest.mark.parametrize("scope", ["read_api", "read_registry"])
+def test_every_page_of_groups_is_read(gitlab: StubGitLab, backend: GitLabBackend, count: int, scope: str) -> None:
+    """Twenty is what GitLab gives without being asked for more."""
+    alice = gitlab.user("alice")
+    for number in range(count):
+        gitlab.group(f"group-{number}", {alice.id: 30})
+    account = backend.authenticate("alice", gitlab.token(alice, scope))
+    assert account.groups == {f"group-{number}" for number in range(count)}
+
+
+def test_a_list_of_groups_without_end_is_an_outage(gitlab: StubGitLab, backend: GitLabBackend) -> None:
+    """Part of the groups is not the groups: a denial may be for the missing one."""
+    alice = gitlab.user("alice")
+    for number in range(5001):
+        gitlab.group(f"group-{number}", {alice.id: 30})
+    with pytest.raises(BackendUnavailable, match="more than 50 pages"):
+        backend.authenticate("alice", gitlab.token(alice, "read_api"))
+
+
+def test_groups_of_registry_tokens_are_none_where_gitlab_cannot_tell_them(
+    gitlab: StubGitLab, backend: GitLabBackend
+) -> None:
+    """Before 17.4."""
+    gitlab.associations = False
+    alice = gitlab.user("alice")
+    gitlab.group("team", {alice.id: 30})
+    assert backend.authenticate("alice", gitlab.token(alice, "read_registry")).groups == frozenset()
+
+
+def test_groups_are_not_asked_for_when_switched_off(gitlab: StubGitLab) -> None:
+    """One request less for each login."""
+    alice = gitlab.user("alice")
+    gitlab.group("team", {alice.id: 30})
+    with asking(gitlab, groups=False) as backend:
+        assert backend.authenticate("alice", gitlab.token(alice, "read_api")).groups == frozenset()
+    assert not gitlab.asked("/groups")
+
+
+def test_a_gitlab_under_a_path_is_asked_there(caplog: pytest.LogCaptureFixture) -> None:
+    """Also the addresses in its answers are read with that in mind."""
+    with serving("/tools/gitlab") as gitlab, asking(gitlab, grants=True) as backend:
+        alice = gitlab.user("alice")
+        gitlab.group("team", {alice.id: 30})
+        assert backend.authenticate("alice", gitlab.token(alice, "read_registry")).groups == {"team"}
+        job = backend.authenticate("gitlab-ci-token", gitlab.job(alice, gitlab.project("team/app")))
+        assert getattr(job, "project", None) == "team/app"
+
+
+def test_no_secret_shows_anywhere(gitlab: StubGitLab, caplog: pytest.LogCaptureFixture) -> None:
+    """Not in a log at DEBUG (urllib3's included), a `repr`, an error or a traceback with all local values."""
+    caplog.set_level(logging.DEBUG)
+    alice = gitlab.user("alice")
+    token = gitlab.token(alice, "api")
+    stale = gitlab.token(alice, "api", expired=True)
+    job = gitlab.job(alice, gitlab.project("team/app"))
+    seen: list[object] = []
+    with asking(gitlab, timeout=1) as backend:
+        for name, password in (("alice", token), ("alice", stale), ("bob", token), ("gitlab-ci-token", job)):
+            seen.append(login(backend, name, password))
+            for fault in (cut, cut_body, answers(502, HTML), answers(429, b"Retry later")):
+                with gitlab.broken(fault):
+                    seen.append(login(backend, name, password))
+    text = "".join(map(show, seen)) + caplog.text
+    assert "GET /api/v4/user" in text
+    for secret in (token, stale, job):
+        assert secret not in text
+
+
+def login(backend: Backend, name: str, password: str) -> object:
+    """The account, or the error as it was raised."""
+    try:
+        return backend.authenticate(name, password)
+    except (InvalidCredentials, BackendUnavailable) as error:
+        return error
+
+
+def show(thing: object) -> str:
+    """All that anybody could print of it."""
+    if isinstance(thing, Account):
+        return f"{thing!r} {thing}"
+    assert isinstance(thing, InvalidCredentials | BackendUnavailable)
+    # The frames of the backend's own callers hold the password by nature; those below must not.
+    frames = traceback.TracebackException.from_exception(thing, capture_locals=False)
+    return "".join(frames.format()) + f"{thing!r} {thing.sentence} {thing.reason}"
