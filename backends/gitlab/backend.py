@@ -175,15 +175,17 @@ class GitLabBackend(Backend):
         """Prove that GitLab answers as it should, and return what time it says it is."""
         route, query = ("/api/v4/version", []) if self._options.mode == "api" else (ROUTE, [("service", SERVICE)])
         try:
-            return self._client.get(route, self._own, self._deadline(), query).date
-        except Refused as answer:
+            answer = self._client.get(route, self._own, self._deadline(), query)
+            answer.table()
+        except Refused as refusal:
             # To nobody in particular this is the answer of a GitLab that is well.
             if self._own is ANONYMOUS:
-                return answer.date
-            raise BackendUnavailable(f"the configured token is no good: {answer}") from None
-        except Absent as answer:
+                return refusal.date
+            raise BackendUnavailable(f"the configured token is no good: {refusal}") from None
+        except Absent as absence:
             what = "a GitLab" if self._options.mode == "api" else "a GitLab with its own registry switched on"
-            raise BackendUnavailable(f"{answer}; is this the address of {what}?") from None
+            raise BackendUnavailable(f"{absence}; is this the address of {what}?") from None
+        return answer.date
 
     def _clock_findings(self, date: str) -> Iterator[Finding]:
         try:

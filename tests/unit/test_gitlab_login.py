@@ -37,7 +37,10 @@ class TestGitLab(BackendContract):
 
     stub: StubGitLab
     username, password = "alice", "glpat-AliceAliceAliceAlice"
-    others: dict[str, str] = {"Bob": "glpat-BobBobBobBobBobBob01", "bot_7": "glpat-BotBotBotBotBotBot07"}
+    others: dict[str, str] = {  # noqa: RUF012 (the contract declares it so)
+        "Bob": "glpat-BobBobBobBobBobBob01",
+        "bot_7": "glpat-BotBotBotBotBotBot07",
+    }
 
     @pytest.fixture
     def gitlab(self) -> Iterator[StubGitLab]:
