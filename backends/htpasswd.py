@@ -46,7 +46,8 @@ _STAND_IN: Final = "$2b$12$iSTUIc3k6/qyhrU0F9fU7u9xUO6JRPicAgQy.SR8pI5iLbKFjrFFy
 _LINE: Final = re.compile(
     r"(?P<name>[^:\x00-\x1f\x7f]+):"
     r"(?P<hash>"
-    r"\$2[aby]\$(?:0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}"
+    # The salt's last letter holds two bits, and the library refuses any other than these four.
+    r"\$2[aby]\$(?:0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}"
     r"|\$5\$(?:rounds=[1-9][0-9]{3,8}\$)?[./A-Za-z0-9]{0,16}\$[./A-Za-z0-9]{43}"
     r"|\$6\$(?:rounds=[1-9][0-9]{3,8}\$)?[./A-Za-z0-9]{0,16}\$[./A-Za-z0-9]{86}"
     r"|\$apr1\$[./A-Za-z0-9]{0,8}\$[./A-Za-z0-9]{22}"
@@ -171,7 +172,7 @@ class HtpasswdBackend(Backend):
         """
         if not _LINE.fullmatch(f"{username}:{_STAND_IN}") or username.strip() != username or username[0] == "#":
             raise TokenIssuerError(
-                f"'{username}' cannot be an account name: it must not be empty, hold a colon or control character, "
+                f"{username!r} cannot be an account name: it must not be empty, hold a colon or control character, "
                 "or begin with # or a space"
             )
         try:
@@ -186,7 +187,8 @@ class HtpasswdBackend(Backend):
         path = self._options.path.resolve()
         try:
             with _locked(path.parent):
-                _replace(path, _with_line(path.read_text(encoding="utf-8"), username, hash_))
+                # As bytes: `read_text` would make a new line of what stands behind a lone carriage return.
+                _replace(path, _with_line(path.read_bytes().decode("utf-8"), username, hash_))
         except OSError as error:
             raise TokenIssuerError(f"cannot write {path}: {error.strerror}") from None
 
@@ -258,12 +260,12 @@ def _complaint(line: str) -> str:
     if not name or not colon:
         return "this is no line of name:hash; remove it"
     if rest.startswith(("$2", "$5$", "$6$", "$apr1$", "{SHA}")):
-        return "the hash is damaged; set the password anew with `tokenissuer passwd`"
+        return "the hash is damaged; remove the line and set the password anew with `tokenissuer passwd`"
     if rest.startswith("$y$"):
-        return "yescrypt hashes are not supported; set the password anew with `tokenissuer passwd`"
+        return "yescrypt hashes are not supported; remove the line and set the password anew with `tokenissuer passwd`"
     return (
         "the password is neither a bcrypt, SHA-crypt, APR1 nor {SHA} hash; "
-        "set it anew with `tokenissuer passwd` or `htpasswd -B`"
+        "remove the line and set it anew with `tokenissuer passwd`, or use `htpasswd -B`"
     )
 
 
@@ -348,10 +350,12 @@ def _replace(path: Path, text: str) -> None:
     status = path.stat()
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
-            if (os.geteuid(), os.getegid()) != (status.st_uid, status.st_gid):
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+            fresh = os.fstat(descriptor)
+            # Not what this process is: a folder may give its own group to new files.
+            if (fresh.st_uid, fresh.st_gid) != (status.st_uid, status.st_gid):
                 os.fchown(descriptor, status.st_uid, status.st_gid)
+            os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
             file.write(text)
             file.flush()
             os.fsync(descriptor)
