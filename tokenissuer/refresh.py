@@ -238,8 +238,9 @@ class RefreshTokens:
         try:
             login = self._proved(session, chain, _unseal(token, session), now)
         except LoginEnded as error:
-            self.store.end(session.digest, now, error.reason)
-            _log.warning("session %s of account %r has ended: %s", session.id, session.account, error.reason)
+            if session.ended is None:
+                self.store.end(session.digest, now, error.reason)
+                _log.warning("session %s of account %r has ended: %s", session.id, session.account, error.reason)
             raise
         self.store.touch(session.digest, now, client.address)
         return login

@@ -1,0 +1,506 @@
+"""Refresh tokens: what keeps them good, what ends them, and what their store reveals."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import multiprocessing
+import re
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from tokenissuer.backend import Account, Authenticated, Backend, Chain, Source
+from tokenissuer.errors import BackendUnavailable, ConfigurationError, InvalidCredentials, LoginEnded
+from tokenissuer.refresh import Refresh, RefreshTokens, Session, load_store
+from tokenissuer.sqlite import _SCHEMA, SqliteOptions, SqliteStore
+
+CLIENT = Refresh("registry", "docker", "Docker-Client/28 (linux)", "192.0.2.1")
+DAY = 24 * 3600.0
+ALICE = Account("alice", frozenset({"developers"}), stamp="first")
+
+
+@dataclass
+class Person:
+    """What the source knows of alice at the moment."""
+
+    account: Account | None = ALICE
+    down: bool = False
+
+
+class Directory(Backend):
+    """A source whose one account changes as the test wants."""
+
+    Options = Person
+
+    def __init__(self, options: Person) -> None:
+        self.person = options
+        self.asked: list[str] = []
+
+    def authenticate(self, username: str, password: str) -> Account:
+        """Take any password."""
+        return self.lookup(username, password)
+
+    def keepsake(self, account: Account, password: str) -> str:
+        """Keep the password, as a source does that cannot look accounts up without one."""
+        return password
+
+    def lookup(self, name: str, keepsake: str) -> Account:
+        """Say what is known now."""
+        self.asked.append(keepsake)
+        if self.person.down:
+            raise BackendUnavailable("down")
+        if self.person.account is None:
+            raise InvalidCredentials(reason="the account is gone")
+        return self.person.account
+
+
+class Clock:
+    """A time that moves when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class World:
+    """Everything around one account's refresh tokens."""
+
+    tokens: RefreshTokens
+    store: SqliteStore
+    chain: Chain
+    directory: Directory
+    clock: Clock
+
+    @property
+    def person(self) -> Person:
+        """What the source knows."""
+        return self.directory.person
+
+    def login(self, keepsake: str = "the password", client: Refresh = CLIENT) -> str:
+        """Log alice in and return her refresh token."""
+        assert self.person.account is not None
+        return self.tokens.issue(Authenticated(self.person.account, self.chain.sources[0]), keepsake, client)
+
+    def redeem(self, token: str, client: Refresh = CLIENT) -> Account:
+        """Use a refresh token."""
+        return self.tokens.redeem(token, self.chain, client).account
+
+    @property
+    def session(self) -> Session:
+        """The only session."""
+        (session,) = self.store.sessions()
+        return session
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """The store's file."""
+    return tmp_path / "refresh.sqlite3"
+
+
+@pytest.fixture
+def world(path: Path) -> Iterator[World]:
+    """A store, a source and a clock."""
+    store, directory, clock = SqliteStore(SqliteOptions(path)), Directory(Person()), Clock()
+    tokens = RefreshTokens(store, idle=int(30 * DAY), age=int(365 * DAY), clock=clock)
+    yield World(tokens, store, Chain([Source("people", directory)]), directory, clock)
+    store.close()
+
+
+def test_a_token_has_a_prefix_and_letters_that_need_no_encoding(world: World) -> None:
+    """Scanners find it, and clients that do not encode what they send do no harm."""
+    tokens = {world.login() for _ in range(50)}
+    assert len(tokens) == 50
+    assert all(re.fullmatch(r"tir_[A-Za-z0-9_-]{43}", token) for token in tokens)
+
+
+def test_a_good_token_gives_the_account_as_it_is_now(world: World) -> None:
+    """Groups are fresh at every use, and the token stays good: it is never rotated."""
+    token = world.login()
+    assert world.redeem(token) == Account("alice", frozenset({"developers"}))
+    world.person.account = Account("alice", frozenset({"retired"}), stamp="first")
+    assert world.redeem(token).groups == frozenset({"retired"})
+    assert world.redeem(token).groups == frozenset({"retired"})
+
+
+def test_the_source_is_given_back_what_it_wanted_kept(world: World) -> None:
+    """The keepsake survives sealing letter by letter."""
+    world.redeem(world.login("glpat-\N{SNOWMAN} \x00 word"))
+    assert world.directory.asked == ["glpat-\N{SNOWMAN} \x00 word"]
+
+
+@pytest.mark.parametrize(
+    ("account", "ending"),
+    [
+        (None, "the account is gone"),
+        (Account("alice", stamp="second"), "the password has changed"),
+        (Account("alice", stamp=""), "the password has changed"),
+        (Account("bob", stamp="first"), "the source now has another name for the account"),
+    ],
+    ids=["gone", "password changed", "stamp lost", "renamed"],
+)
+def test_a_refusal_ends_the_session_for_good(world: World, account: Account | None, ending: str) -> None:
+    """What the source no longer vouches for has ended, and does not come back with the account."""
+    token, before = world.login(), world.person.account
+    world.person.account = account
+    with pytest.raises(LoginEnded):
+        world.redeem(token)
+    world.person.account = before
+    with pytest.raises(LoginEnded):
+        world.redeem(token)
+    assert (world.session.ended, world.session.ending) == (world.clock.now, ending)
+
+
+def test_an_outage_ends_nothing(world: World) -> None:
+    """A source that is down has not refused anybody."""
+    token = world.login()
+    world.person.down = True
+    for _ in range(3):
+        with pytest.raises(BackendUnavailable):
+            world.redeem(token)
+    world.person.down = False
+    assert world.redeem(token).name == "alice"
+
+
+def test_a_token_ends_after_disuse(world: World) -> None:
+    """Every use begins the time anew."""
+    token = world.login()
+    for _ in range(3):
+        world.clock.now += 29 * DAY
+        world.redeem(token)
+    world.clock.now += 31 * DAY
+    with pytest.raises(LoginEnded):
+        world.redeem(token)
+    world.clock.now -= 31 * DAY
+    with pytest.raises(LoginEnded):
+        world.redeem(token)
+
+
+def test_a_token_ends_at_its_greatest_age(world: World) -> None:
+    """However often it is used."""
+    token = world.login()
+    for _ in range(36):
+        world.clock.now += 10 * DAY
+        world.redeem(token)
+    world.clock.now += 10 * DAY
+    with pytest.raises(LoginEnded, match="too old"):
+        world.redeem(token)
+
+
+def test_a_token_is_good_for_one_registry(world: World) -> None:
+    """Another registry is refused, and the token stays good for its own."""
+    token = world.login()
+    with pytest.raises(LoginEnded):
+        world.redeem(token, replace(CLIENT, service="another"))
+    assert world.redeem(token).name == "alice"
+
+
+def test_a_revoked_token_is_refused(world: World) -> None:
+    """Revoking works at once, and twice is no error."""
+    token, other = world.login(), world.login()
+    world.tokens.revoke(token)
+    world.tokens.revoke(token)
+    with pytest.raises(LoginEnded):
+        world.redeem(token)
+    assert world.redeem(other).name == "alice"
+
+
+@pytest.mark.parametrize(
+    "token", ["", "tir_", "tir_" + "A" * 43, "x" * 9999, "tir_" + "A" * 42 + "\n", "\ud800", "tir_é"]
+)
+def test_what_is_no_token_of_ours_is_refused(world: World, token: str) -> None:
+    """Made-up tokens are refused without asking the source, and revoking them is no error."""
+    world.login()
+    with pytest.raises(LoginEnded):
+        world.redeem(token)
+    world.tokens.revoke(token)
+    assert world.directory.asked == []
+
+
+def test_the_backend_is_bound_too(world: World) -> None:
+    """A source of another name, put in place of the first, cannot take its accounts over."""
+    token = world.login()
+    with pytest.raises(LoginEnded):
+        world.tokens.redeem(token, Chain([Source("others", Directory(Person()))]), CLIENT)
+
+
+def test_the_store_reveals_neither_token_nor_keepsake(world: World, path: Path) -> None:
+    """Who steals the file can neither log in nor read a password."""
+    token = world.login("planted-keepsake")
+    world.redeem(token)
+    content = b"".join(file.read_bytes() for file in path.parent.iterdir())
+    assert token.encode() not in content
+    assert token.removeprefix("tir_").encode() not in content
+    assert b"planted-keepsake" not in content
+    assert "planted" not in repr(world.session)
+    assert token not in repr(world.session)
+
+
+def test_a_row_is_good_for_its_own_token_only(world: World, path: Path) -> None:
+    """What is sealed for one token cannot be opened with another, even by who can write the store."""
+    mine, other = world.login("mine"), world.login("other")
+    first, second = sorted(world.store.sessions(), key=lambda session: session.id)
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE sessions SET sealed = ? WHERE id = ?", (first.sealed, second.id))
+        connection.execute("UPDATE sessions SET sealed = ? WHERE id = ?", (second.sealed, first.id))
+    connection.close()
+    for token in (mine, other):
+        with pytest.raises(BackendUnavailable):
+            world.redeem(token)
+    assert world.directory.asked == []
+
+
+def test_an_ended_session_keeps_nothing_sealed(world: World) -> None:
+    """A password that is no longer needed is no longer there."""
+    token = world.login("planted")
+    world.tokens.revoke(token)
+    assert world.session.sealed == b""
+
+
+def test_the_file_is_for_its_owner_only(world: World, path: Path) -> None:
+    """Whatever the umask."""
+    world.login()
+    for file in path.parent.iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) & 0o077 == 0, file
+
+
+def test_lists_show_who_when_where_and_with_what(world: World) -> None:
+    """And keep what clients call themselves within bounds."""
+    token = world.login(client=replace(CLIENT, client_id="c" * 9999, agent="a" * 9999))
+    world.clock.now += 60
+    world.redeem(token, replace(CLIENT, address="192.0.2.9"))
+    session = world.session
+    assert (session.account, session.backend, session.service) == ("alice", "people", "registry")
+    assert (session.created, session.created_from) == (world.clock.now - 60, "192.0.2.1")
+    assert (session.used, session.used_from) == (world.clock.now, "192.0.2.9")
+    assert (len(session.client_id), len(session.agent)) == (200, 200)
+
+
+def test_a_source_that_cannot_tell_a_changed_password_gets_no_tokens(world: World) -> None:
+    """They would outlive the password."""
+
+    class Blind(Directory):
+        """A source that looks accounts up by name alone, and says nothing of passwords."""
+
+    class Deaf(Directory):
+        """A source that looks no accounts up."""
+
+        lookup = Backend.lookup
+
+    account = Account("alice", stamp="first")
+    offered = world.tokens.offers
+    assert offered(Authenticated(account, Source("people", Blind(Person()))), "", CLIENT)
+    assert offered(Authenticated(Account("alice"), Source("people", Blind(Person()))), "kept", CLIENT)
+    assert not offered(Authenticated(Account("alice"), Source("people", Blind(Person()))), "", CLIENT)
+    assert not offered(Authenticated(account, Source("people", Deaf(Person()))), "kept", CLIENT)
+
+
+def test_clients_and_registries_can_be_left_out(world: World) -> None:
+    """By client id and by service."""
+    login = Authenticated(Account("alice", stamp="first"), world.chain.sources[0])
+    tokens = RefreshTokens(world.store, 60, 60, ["jib"], ["closed"])
+    assert tokens.offers(login, "", CLIENT)
+    assert not tokens.offers(login, "", replace(CLIENT, client_id="jib"))
+    assert not tokens.offers(login, "", replace(CLIENT, service="closed"))
+
+
+def test_expired_rows_are_swept(world: World) -> None:
+    """Nobody has to clean up."""
+    world.login()
+    used = world.login()
+    revoked = world.login()
+    world.tokens.revoke(revoked)
+    world.clock.now += 29 * DAY
+    world.redeem(used)
+    world.clock.now += 2 * DAY
+    fresh = world.login()
+    left = {session.digest for session in world.store.sessions()}
+    assert len(left) == 2
+    for token in (fresh, used):
+        assert world.redeem(token) == ALICE
+
+
+def test_a_list_asks_the_source_where_it_can(world: World) -> None:
+    """Without the token nothing that is sealed can be opened; everything else is told as it is now."""
+    world.login("sealed")
+    sealed = world.session
+    open_ = replace(sealed, sealed=b"")
+    assert world.tokens.state(sealed, world.chain) == "good"
+    assert world.tokens.state(open_, world.chain) == "good"
+    world.person.account = None
+    assert world.tokens.state(sealed, world.chain) == "good"
+    assert world.tokens.state(open_, world.chain) == "ended: the account is gone"
+    world.person.down = True
+    assert world.tokens.state(open_, world.chain) == "unknown: the account source is not available"
+    world.clock.now += 31 * DAY
+    assert world.tokens.state(sealed, world.chain) == "ended: not used for too long"
+
+
+def test_many_threads_share_a_store(world: World) -> None:
+    """One instance serves all threads."""
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for _ in range(10):
+                world.redeem(world.login())
+        except BaseException as error:  # a thread's exception is lost otherwise
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert len(list(world.store.sessions())) == 80
+
+
+def _redeem_in_a_child(world: World, token: str) -> None:
+    world.redeem(token)
+    world.redeem(world.login())
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_store_works_on_both_sides_of_a_fork(world: World) -> None:
+    """A worker process opens a connection of its own."""
+    token = world.login()
+    child = multiprocessing.get_context("fork").Process(target=_redeem_in_a_child, args=(world, token))
+    child.start()
+    child.join(30)
+    assert child.exitcode == 0
+    assert world.redeem(token) == ALICE
+    assert len(list(world.store.sessions())) == 2
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from tokenissuer.backend import Account, Authenticated, Source
+from tokenissuer.refresh import Refresh, RefreshTokens
+from tokenissuer.sqlite import SqliteOptions, SqliteStore
+
+tokens = RefreshTokens(SqliteStore(SqliteOptions(Path(sys.argv[1]))), 10**6, 10**6)
+login = Authenticated(Account("alice", stamp="first"), Source("people", None))
+client = Refresh("registry", "docker", "", "")
+while True:
+    kept = tokens.issue(login, "keep", client)
+    print("kept", kept, flush=True)
+    gone = tokens.issue(login, "keep", client)
+    tokens.revoke(gone)
+    print("gone", gone, flush=True)
+"""
+
+
+def test_kill_9_loses_nothing_that_was_acknowledged(path: Path, tmp_path: Path) -> None:
+    """Every token that was handed out still works, and no revoked one does, however often writers die."""
+    said: list[list[str]] = []
+    for turn in range(6):
+        files = [tmp_path / f"said{turn}-{number}" for number in range(2)]
+        writers = []
+        for file in files:
+            with file.open("wb") as output:
+                writers.append(subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=output))
+        deadline = time.monotonic() + 30
+        while any(file.read_bytes().count(b"\n") < 8 + turn for file in files):
+            assert time.monotonic() < deadline, [writer.poll() for writer in writers]
+            time.sleep(0.01)
+        for writer in writers:
+            writer.send_signal(signal.SIGKILL)
+            writer.wait()
+        for file in files:
+            said += [line.split() for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    store, directory = SqliteStore(SqliteOptions(path)), Directory(Person())
+    tokens, chain = RefreshTokens(store, 10**6, 10**6), Chain([Source("people", directory)])
+    assert len(said) >= 6 * 2 * 8
+    for word, token in said:
+        if word == "kept":
+            assert tokens.redeem(token, chain, CLIENT).account.name == "alice"
+        else:
+            with pytest.raises(LoginEnded):
+                tokens.redeem(token, chain, CLIENT)
+    store.close()
+
+
+def test_a_store_that_is_locked_is_an_outage(world: World, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a wrong password nor a defect: the next try may do."""
+    token = world.login()
+    world.store.close()
+    monkeypatch.setattr("tokenissuer.sqlite._BUSY_PATIENCE", 0.05)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(BackendUnavailable, match="locked"):
+        world.redeem(token)
+    other.execute("ROLLBACK")
+    other.close()
+    assert world.redeem(token) == ALICE
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"this is no database" * 100, "file is not a database"), (None, "Is a directory")],
+    ids=["another file", "a folder"],
+)
+def test_what_is_no_store_stops_the_start(path: Path, content: bytes | None, said: str) -> None:
+    """In one line that names the file, and nothing is overwritten."""
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=re.escape(str(path)) + ".*" + said):
+        SqliteStore(SqliteOptions(path))
+    assert content is None or path.read_bytes() == content
+
+
+def test_a_store_written_by_a_newer_program_is_left_alone(path: Path) -> None:
+    """An old program must not guess what a new one meant."""
+    SqliteStore(SqliteOptions(path)).close()
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(ConfigurationError, match="newer tokenissuer"):
+        SqliteStore(SqliteOptions(path))
+
+
+def test_stores_are_found_by_entry_point() -> None:
+    """As backends are."""
+    assert load_store("sqlite") is SqliteStore
+    with pytest.raises(
+        ConfigurationError, match="no installed package has a store of type 'sqlit'; did you mean 'sqlite'"
+    ):
+        load_store("sqlit")
+
+
+def test_no_token_is_logged(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Sessions are logged by their id."""
+    caplog.set_level(logging.DEBUG)
+    token = world.login("planted")
+    world.redeem(token)
+    world.person.account = None
+    with pytest.raises(LoginEnded):
+        world.redeem(token)
+    assert world.session.id in caplog.text
+    assert token not in caplog.text
+    assert "planted" not in caplog.text
+
+
+def test_every_column_is_a_field() -> None:
+    """The table and the class say the same, in the same order."""
+    connection = sqlite3.connect(":memory:")
+    connection.execute(_SCHEMA)
+    columns = [row[1] for row in connection.execute("PRAGMA table_info(sessions)")]
+    connection.close()
+    assert columns == [field.name for field in dataclasses.fields(Session)]
