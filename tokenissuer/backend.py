@@ -16,6 +16,7 @@ from tokenissuer.finding import Finding, Severity
 from tokenissuer.options import Secret, option
 from tokenissuer.plugin import load_plugin
 from tokenissuer.scope import Access
+from tokenissuer.step import Step
 
 __all__ = [
     "Account",
@@ -26,6 +27,7 @@ __all__ = [
     "Secret",
     "Severity",
     "Source",
+    "Step",
     "load_backend",
     "option",
     "refuse_unusable",
@@ -160,6 +162,26 @@ class Backend(ABC):
             access: the repository; its actions mean nothing.
         """
         return ()
+
+    def probe(self) -> Iterable[Step]:
+        """Try the source out, for `tokenissuer check`: a step for each server and each thing that must work there."""
+        return ()
+
+    def trace(self, name: str) -> Iterable[Step]:
+        """Find an account without its password, for `tokenissuer check --account`, telling every step.
+
+        Args:
+            name: as somebody would type it.
+        """
+        return ()
+
+    def version(self) -> object:
+        """Return what is equal as long as an answer given before still holds; called before each question.
+
+        A source whose data is at hand returns another value after each change, and no remembered answer outlives one.
+        The same value for ever means that nobody tells us, and answers are remembered for the configured time.
+        """
+        return None
 
     def set_password(self, username: str, password: str) -> None:
         """Add an account or change its password, where this source keeps passwords itself.

@@ -18,7 +18,7 @@ BACKENDS = Path(tokenissuer_backends.__path__[0])
 
 #: A module imports only from layers before its own.
 LAYERS = [
-    {"errors", "finding"},
+    {"errors", "finding", "step"},
     {"options", "scope", "keys"},
     {"plugin"},
     {"backend", "issuer"},

@@ -1,0 +1,167 @@
+"""A directory: servers with the same data, asked in order until one answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final, Self, TypeVar
+
+from tokenissuer.errors import BackendUnavailable
+from tokenissuer_backends.ldap.deadline import Deadline
+from tokenissuer_backends.ldap.failure import DirectoryFailure, Unreachable
+from tokenissuer_backends.ldap.options import LdapOptions
+from tokenissuer_backends.ldap.ppolicy import PasswordState
+from tokenissuer_backends.ldap.server import PooledSession, Server
+from tokenissuer_backends.ldap.wire import Entry, Session, Trust
+
+T = TypeVar("T")
+
+
+class Conversation:
+    """What one login asks one server.
+
+    Args:
+        server: which.
+        timeout: seconds for each question.
+        deadline: for all of them.
+    """
+
+    def __init__(self, server: Server, timeout: int, deadline: Deadline) -> None:
+        self.server: Final = server
+        self._timeout: Final = timeout
+        self._deadline: Final = deadline
+        self._service: PooledSession | None = None
+        self._user: Session | None = None
+
+    def search(
+        self, base: str, filter_: str, attributes: Iterable[str], *, limit: int = 0, below: bool = True
+    ) -> tuple[Entry, ...]:
+        """Find entries, as the account that searches or the one that `become` made us.
+
+        Raises:
+            DirectoryFailure: if the server does not give them all; see `Session.search`.
+        """
+        wanted = tuple(attributes)
+
+        def ask(session: Session) -> tuple[Entry, ...]:
+            deadline = self._deadline.within(self._timeout)
+            return session.search(base, filter_, wanted, deadline, limit=limit, below=below)
+
+        if self._user is not None:
+            return ask(self._user)
+        if self._service is None:
+            self._service = self.server.take(self._deadline)
+        if not self._service.is_proven:
+            try:
+                found = ask(self._service.session)
+            except Unreachable:
+                # It may have died while it was idle, and then the others with it. Once more, on a new one.
+                self.server.clear()
+                self._service = self.server.make(self._deadline)
+            else:
+                self._service.is_proven = True
+                return found
+        return ask(self._service.session)
+
+    def prove(self, dn: str, password: str) -> PasswordState:
+        """Prove that a password is this entry's, on a connection of its own.
+
+        Raises:
+            Refused: if it is not.
+            DirectoryFailure: if the server does not say.
+        """
+        session = self.server.connect(self._deadline)
+        try:
+            return session.bind(dn, password, self._deadline.within(self._timeout))
+        finally:
+            session.close()
+
+    def become(self, name: str, password: str) -> PasswordState:
+        """Prove that a password is this account's, and search as this account from now on.
+
+        Raises:
+            Refused: if it is not.
+            DirectoryFailure: if the server does not say.
+        """
+        self._user = self.server.connect(self._deadline)
+        return self._user.bind(name, password, self._deadline.within(self._timeout))
+
+    def identity(self) -> str:
+        """Return who the server says `become` made us.
+
+        Raises:
+            DirectoryFailure: if it does not say.
+        """
+        if self._user is None:
+            raise Unreachable("nobody is logged in")
+        return self._user.identity(self._deadline.within(self._timeout))
+
+    def close(self) -> None:
+        """End the conversation; what can be used again is kept."""
+        if self._service is not None:
+            self.server.give_back(self._service)
+        if self._user is not None:
+            self._user.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Directory:
+    """The servers, in the order of the configuration.
+
+    Args:
+        options: where they are and how to log in.
+
+    Raises:
+        ConfigurationError: if the CA file cannot be used.
+    """
+
+    def __init__(self, options: LdapOptions) -> None:
+        trust = Trust(options.ca_file)
+        self._timeout: Final = options.timeout
+        self.servers: Final = tuple(Server(number, options, trust) for number in range(len(options.servers)))
+
+    def ask(self, question: Callable[[Conversation], T], deadline: Deadline) -> T:
+        """Ask the first server that answers.
+
+        Args:
+            question: what is asked; it begins again with each server.
+            deadline: for all servers. Each gets an equal share of what is left, so that the last one is asked in time.
+
+        Raises:
+            BackendUnavailable: if none answers.
+            DirectoryFailure: what one of them answered.
+        """
+        troubles = []
+        servers = self._in_order()
+        for number, server in enumerate(servers):
+            try:
+                with self.converse(server, deadline.share(len(servers) - number)) as conversation:
+                    answer = question(conversation)
+            except (Unreachable, TimeoutError) as error:
+                reason = error.reason if isinstance(error, Unreachable) else "no answer in time"
+                server.note_failure(reason)
+                troubles.append(f"{server.address.url}: {reason}")
+            except DirectoryFailure:
+                server.note_answer()
+                raise
+            else:
+                server.note_answer()
+                return answer
+        raise BackendUnavailable("; ".join(troubles))
+
+    def converse(self, server: Server, deadline: Deadline) -> Conversation:
+        """Begin to ask one server."""
+        return Conversation(server, self._timeout, deadline)
+
+    def close(self) -> None:
+        """End all idle connections."""
+        for server in self.servers:
+            server.close()
+
+    def _in_order(self) -> list[Server]:
+        due = [server for server in self.servers if server.is_due()]
+        return due + [server for server in self.servers if server not in due]

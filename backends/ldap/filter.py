@@ -1,0 +1,70 @@
+"""Search filters with places for values. RFC 4515."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+_LEAF: Final = re.compile(r"\((?P<attribute>[A-Za-z0-9.;:-]+)(?P<operator>=|~=|>=|<=)(?P<value>[^()]*)\)", re.ASCII)
+_PLACEHOLDER: Final = re.compile(r"\{[^{}]*\}")
+_STRAY_BACKSLASH: Final = re.compile(r"\\(?![0-9A-Fa-f]{2})", re.ASCII)
+_BRANCH: Final = re.compile(r"\(\s*(?:[&|]\s*(?:L\s*)+|!\s*L\s*)\)")
+_PLAIN: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_@")
+
+
+class FilterTemplate:
+    """A filter in which `{user}` and the like stand for values, and never for a part of the filter itself.
+
+    Args:
+        text: the filter.
+        known: the placeholders it may hold, braces included.
+        needed: placeholders of which it must hold at least one.
+
+    Raises:
+        ValueError: if it is no filter, or a placeholder is unknown, missing or outside a value.
+    """
+
+    def __init__(self, text: str, known: Iterable[str], needed: Iterable[str]) -> None:
+        self.text: Final = text.strip()
+        known, needed = sorted(known), sorted(needed)
+        shape = _LEAF.sub("L", self.text)
+        while (shorter := _BRANCH.sub("L", shape)) != shape:
+            shape = shorter
+        if shape != "L":
+            raise ValueError(f"'{text}' is no search filter such as (&(objectClass=person)(uid={{user}}))")
+        for leaf in _LEAF.finditer(self.text):
+            if _STRAY_BACKSLASH.search(leaf["value"]):
+                raise ValueError(f"in the filter '{text}', write the backslash in '{leaf['value']}' as \\5c")
+        found = set(_PLACEHOLDER.findall(self.text))
+        for placeholder in sorted(found.difference(known)):
+            raise ValueError(f"the filter '{text}' holds {placeholder}; known here: {', '.join(known)}")
+        if not found.intersection(needed):
+            raise ValueError(f"the filter '{text}' holds no {' or '.join(needed)}; it would find the same for everyone")
+
+    def fill(self, values: Mapping[str, str]) -> str:
+        """Put values in their places.
+
+        Args:
+            values: for each placeholder, braces included, the value as it is.
+        """
+        return _PLACEHOLDER.sub(lambda match: escape(values[match[0]]), self.text)
+
+    def by(self, attribute: str, placeholder: str) -> FilterTemplate:
+        """Return the same filter, asking for another attribute wherever it asks for this value."""
+
+        def replaced(leaf: re.Match[str]) -> str:
+            return f"({attribute}={placeholder})" if placeholder in leaf["value"] else leaf[0]
+
+        return FilterTemplate(_LEAF.sub(replaced, self.text), [placeholder], [placeholder])
+
+    def __repr__(self) -> str:
+        return f"FilterTemplate({self.text!r})"
+
+
+def escape(value: str) -> str:
+    """Write a value so that it can be nothing but a value.
+
+    More is escaped than RFC 4515 asks for: the library that reads the filter strips white space and looks for stars.
+    """
+    return "".join(chr(octet) if octet in _PLAIN else f"\\{octet:02x}" for octet in value.encode("utf-8"))

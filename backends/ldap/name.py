@@ -1,0 +1,103 @@
+"""Distinguished names as values: `CN=Smith\\, John` and `cn=smith\\2C john` are one. RFC 4514."""
+
+from __future__ import annotations
+
+import functools
+import re
+import unicodedata
+from dataclasses import dataclass, field
+from typing import Final
+
+_TYPE: Final = re.compile(r" *([A-Za-z][A-Za-z0-9-]*|[0-9]+(?:\.[0-9]+)*) *= *", re.ASCII)
+_HEX_PAIR: Final = re.compile(r"[0-9A-Fa-f]{2}", re.ASCII)
+_HEX_VALUE: Final = re.compile(r"#((?:[0-9A-Fa-f]{2})+) *(?=[,+]|$)", re.ASCII)
+#: Characters that stand in a value only behind a backslash.
+_SPECIAL: Final = frozenset('"+,;<>\0')
+_ESCAPABLE: Final = frozenset('"+,;<>\\ #=')
+
+
+@dataclass(frozen=True, slots=True)
+class DistinguishedName:
+    """A distinguished name, taken apart and folded the way directories compare them.
+
+    Args:
+        parts: from the entry up to the root, the attribute types and values of each.
+        spelling: the entry's own value, as it was written.
+    """
+
+    parts: tuple[frozenset[tuple[str, str]], ...]
+    spelling: str = field(compare=False)
+
+    @classmethod
+    def parse(cls, text: str) -> DistinguishedName:
+        """Take a name apart.
+
+        Raises:
+            ValueError: if it is none.
+        """
+        return _parse(text)
+
+    def is_below(self, base: DistinguishedName) -> bool:
+        """Whether the entry is the base or stands anywhere below it."""
+        return len(self.parts) >= len(base.parts) and self.parts[len(self.parts) - len(base.parts) :] == base.parts
+
+
+@functools.lru_cache(maxsize=4096)
+def _parse(text: str) -> DistinguishedName:
+    parts: list[frozenset[tuple[str, str]]] = []
+    pairs: list[tuple[str, str]] = []
+    spelling = ""
+    position = 0
+    while True:
+        match = _TYPE.match(text, position)
+        if match is None:
+            raise ValueError(f"'{text}' is no distinguished name such as cn=name,dc=example,dc=com")
+        value, position = _value(text, match.end())
+        if not value:
+            raise ValueError(f"'{text}' is no distinguished name: the value of '{match[1]}' is empty")
+        spelling = spelling or value
+        pairs.append((match[1].lower(), _fold(value)))
+        end = text[position : position + 1]
+        if end != "+":
+            parts.append(frozenset(pairs))
+            pairs = []
+        if not end:
+            return DistinguishedName(tuple(parts), spelling)
+        position += 1
+
+
+def _value(text: str, start: int) -> tuple[str, int]:
+    """Read one value; return it without escapes, and where it ends."""
+    if match := _HEX_VALUE.match(text, start):
+        return f"#{match[1].lower()}", match.end()
+    octets = bytearray()
+    kept = 0  # octets up to the last one that is no trailing space
+    position = start
+    while position < len(text) and text[position] not in ",+":
+        character = text[position]
+        if character == "\\":
+            if pair := _HEX_PAIR.match(text, position + 1):
+                octets.append(int(pair[0], 16))
+                position += 3
+            elif text[position + 1 : position + 2] in _ESCAPABLE:
+                octets += text[position + 1].encode()
+                position += 2
+            else:
+                raise ValueError(f"'{text}' is no distinguished name: a backslash escapes nothing")
+            kept = len(octets)
+            continue
+        if character in _SPECIAL:
+            raise ValueError(f"'{text}' is no distinguished name: put a backslash before '{character}'")
+        octets += character.encode("utf-8", "surrogatepass")
+        position += 1
+        if character != " ":
+            kept = len(octets)
+    try:
+        return octets[:kept].decode("utf-8"), position
+    except UnicodeDecodeError:
+        raise ValueError(f"'{text}' is no distinguished name: a value is not UTF-8") from None
+
+
+def _fold(value: str) -> str:
+    """Drop what directories do not look at: case, and spaces but the one between words. RFC 4518."""
+    return " ".join(word for word in unicodedata.normalize("NFC", value).casefold().split(" ") if word)

@@ -1,0 +1,225 @@
+"""The keys of a `[[backends]]` table with `type = "ldap"`, and what a preset fills in."""
+
+from __future__ import annotations
+
+import re
+import urllib.parse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from tokenissuer.backend import Secret, option
+from tokenissuer_backends.ldap.filter import FilterTemplate
+from tokenissuer_backends.ldap.name import DistinguishedName
+
+#: Seconds that any one wait may be configured to take.
+_LONGEST_WAIT: Final = 10
+_MOST_LEVELS: Final = 10
+_MOST_CONNECTIONS: Final = 100
+_PORTS: Final = {"ldap": 389, "ldaps": 636}
+_ATTRIBUTE: Final = re.compile(r"[A-Za-z][A-Za-z0-9-]*", re.ASCII)
+
+USER: Final = "{user}"
+DN: Final = "{dn}"
+NAME: Final = "{name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """What a kind of directory is usually asked."""
+
+    user_filter: str
+    user_name: str
+    groups_filter: str
+    groups_name: str
+    nested: int
+
+
+# None of them leaves out accounts that are disabled: such an account is known and refused, and the next backend must
+# not be asked about it.
+PRESETS: Final = {
+    "generic": Preset(
+        user_filter="(&(objectClass=inetOrgPerson)(uid={user}))",
+        user_name="uid",
+        groups_filter=(
+            "(|(&(objectClass=groupOfNames)(member={dn}))"
+            "(&(objectClass=groupOfUniqueNames)(uniqueMember={dn}))"
+            "(&(objectClass=posixGroup)(memberUid={name})))"
+        ),
+        groups_name="cn",
+        nested=0,
+    ),
+    "freeipa": Preset(
+        user_filter="(&(objectClass=posixAccount)(uid={user}))",
+        user_name="uid",
+        groups_filter="(&(objectClass=ipaUserGroup)(member={dn}))",
+        groups_name="cn",
+        nested=5,
+    ),
+    "ad": Preset(
+        user_filter="(&(objectCategory=person)(objectClass=user)(sAMAccountName={user}))",
+        user_name="sAMAccountName",
+        # The rule makes the server walk nested groups: https://learn.microsoft.com/windows/win32/adsi/search-filter-syntax
+        groups_filter="(&(objectCategory=group)(member:1.2.840.113556.1.4.1941:={dn}))",
+        groups_name="sAMAccountName",
+        nested=0,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server listens.
+
+    Args:
+        url: as configured.
+        host: name or address literal.
+        port: TCP port.
+        tls: whether the connection begins with TLS.
+    """
+
+    url: str
+    host: str
+    port: int
+    tls: bool
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """Read ldap://HOST[:PORT] or ldaps://HOST[:PORT].
+
+        Raises:
+            ValueError: if it is none.
+        """
+        try:
+            parts = urllib.parse.urlsplit(url)
+            port = parts.port
+        except ValueError:
+            parts, port = urllib.parse.urlsplit(""), None
+        rest = parts.path.strip("/") or parts.query or parts.fragment or parts.username
+        if parts.scheme not in _PORTS or not parts.hostname or rest or port == 0 or not url.isascii():
+            raise ValueError(f"the server '{url}' is no URL such as ldaps://ldap.example.com or ldaps://10.0.0.1:1636")
+        return cls(url, parts.hostname, port or _PORTS[parts.scheme], parts.scheme == "ldaps")
+
+
+@dataclass(frozen=True, slots=True)
+class UserOptions:
+    """The `[backends.user]` table: how an account is found."""
+
+    base: str = option("DN below which accounts are searched")
+    filter: str | None = option(
+        "finds the account; {user} stands for what was typed; absent: the preset's", default=None
+    )
+    name: str | None = option(
+        "attribute that is the account's name: one value, lower-cased; nobody may be able to change their own; "
+        "absent: the preset's",
+        default=None,
+    )
+
+    def __post_init__(self) -> None:
+        DistinguishedName.parse(self.base)
+        _check_attribute("name", self.name)
+        if self.filter is not None:
+            FilterTemplate(self.filter, [USER], [USER])
+
+
+@dataclass(frozen=True, slots=True)
+class GroupOptions:
+    """The `[backends.groups]` table: how an account's groups are found."""
+
+    base: str | None = option("DN below which groups count", default=None)
+    filter: str | None = option(
+        "finds the groups of {dn} (the account's DN) or {name} (its name); absent: the preset's", default=None
+    )
+    attribute: str | None = option(
+        "attribute of the account that lists its groups' DNs, such as memberOf; instead of a search", default=None
+    )
+    name: str | None = option("attribute that is a group's short name; absent: the preset's", default=None)
+    nested: int | None = option("levels of groups in groups to follow, 0 to 10; absent: the preset's", default=None)
+
+    def __post_init__(self) -> None:
+        _check_attribute("attribute", self.attribute)
+        _check_attribute("name", self.name)
+        if self.base is not None:
+            DistinguishedName.parse(self.base)
+        if self.filter is not None:
+            FilterTemplate(self.filter, [DN, NAME], [DN, NAME])
+        if self.attribute is None and self.base is None:
+            raise ValueError("the key 'base' is missing (DN below which groups are searched)")
+        if self.attribute is not None and (self.filter is not None or self.nested):
+            raise ValueError("'attribute' takes the groups from the account's entry; leave out 'filter' and 'nested'")
+        if self.nested is not None and not 0 <= self.nested <= _MOST_LEVELS:
+            raise ValueError(f"'nested' is {self.nested}; use 0 to {_MOST_LEVELS}")
+
+
+@dataclass(frozen=True, slots=True)
+class LdapOptions:
+    """The keys of a `[[backends]]` table with `type = "ldap"`."""
+
+    servers: tuple[str, ...] = option("URLs of servers with the same data, in the order in which they are tried")
+    user: UserOptions = option("the table [backends.user]: how an account is found")
+    groups: GroupOptions | None = option("the table [backends.groups]; absent: no groups", default=None)
+    directory: Literal["generic", "freeipa", "ad"] = option("fills in filters and names", default="generic")
+    bind_dn: str = option("DN of the account that searches; empty: search anonymously", default="")
+    bind_password: Secret | None = option("its password", default=None)
+    bind_as: str = option(
+        "log in as this at once, without searching first: a DN, UPN or DOMAIN\\name with {user} in it", default=""
+    )
+    starttls: bool = option("whether ldap:// connections are made TLS before anything is said", default=False)
+    ca_file: Path | None = option("PEM file of the CAs to trust; absent: the system's", default=None)
+    allow_plaintext: bool = option("allows ldap:// without TLS: every password can be read on the way", default=False)
+    connect_timeout: int = option("seconds to reach a server, TLS included, 1 to 10", default=3)
+    timeout: int = option("seconds for each question to a server, 1 to 10", default=5)
+    pool_size: int = option("connections of bind_dn kept for the next login, 0 to 100", default=8)
+
+    def __post_init__(self) -> None:
+        self._check_servers()
+        self._check_identity()
+        for key, value in (("connect_timeout", self.connect_timeout), ("timeout", self.timeout)):
+            if not 1 <= value <= _LONGEST_WAIT:
+                raise ValueError(f"'{key}' is {value}; use 1 to {_LONGEST_WAIT} seconds")
+        if not 0 <= self.pool_size <= _MOST_CONNECTIONS:
+            raise ValueError(f"'pool_size' is {self.pool_size}; use 0 to {_MOST_CONNECTIONS}")
+
+    @property
+    def preset(self) -> Preset:
+        """What fills in the filters and names that are not given."""
+        return PRESETS[self.directory]
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Where the servers listen."""
+        return tuple(Address.parse(url) for url in self.servers)
+
+    def _check_servers(self) -> None:
+        if not self.servers:
+            raise ValueError("'servers' is empty; name at least one, such as ldaps://ldap.example.com")
+        if len(set(self.servers)) < len(self.servers):
+            raise ValueError("'servers' names one server twice")
+        for address in self.addresses:
+            if address.tls and self.starttls:
+                raise ValueError(f"'starttls' is for ldap:// only, and {address.url} has TLS already; use one of both")
+            if not address.tls and not self.starttls and not self.allow_plaintext:
+                raise ValueError(
+                    f"{address.url} would carry every password in clear text; use ldaps://, or starttls = true "
+                    "(or, on a network nobody else can read, allow_plaintext = true)"
+                )
+
+    def _check_identity(self) -> None:
+        if self.bind_dn:
+            if self.directory != "ad":  # Active Directory takes name@domain and DOMAIN\\name as well
+                DistinguishedName.parse(self.bind_dn)
+            if self.bind_as:
+                raise ValueError("'bind_dn' and 'bind_as' are two ways to log in; keep one")
+            if self.bind_password is None:
+                raise ValueError("'bind_dn' needs its password; add bind_password_file")
+        elif self.bind_password is not None:
+            raise ValueError("'bind_password' is given without 'bind_dn'")
+        if self.bind_as and self.bind_as.count(USER) != 1:
+            raise ValueError(f"'bind_as' is '{self.bind_as}'; it must hold {USER} once")
+        if self.bind_as.replace(USER, "").count("{"):
+            raise ValueError(f"'bind_as' is '{self.bind_as}'; the only placeholder it may hold is {USER}")
+
+
+def _check_attribute(key: str, value: str | None) -> None:
+    if value is not None and not _ATTRIBUTE.fullmatch(value):
+        raise ValueError(f"'{key}' is '{value}'; use the name of one attribute, such as uid")

@@ -1,0 +1,88 @@
+"""Whether an account is in good standing, as far as its entry shows: not disabled, locked or expired."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from tokenissuer_backends.ldap.wire import Entry
+
+#: Change whenever the password does: OpenLDAP's policy, Active Directory, FreeIPA, Samba, shadow.
+_PASSWORD_CHANGED: Final = ("pwdChangedTime", "pwdLastSet", "krbLastPwdChange", "sambaPwdLastSet", "shadowLastChange")
+
+#: Operational attributes come only if they are asked for by name.
+ATTRIBUTES: Final = (
+    *_PASSWORD_CHANGED,
+    "userAccountControl",
+    "accountExpires",
+    "nsAccountLock",
+    "krbPasswordExpiration",
+    "krbPrincipalExpiration",
+    "pwdAccountLockedTime",
+    "pwdReset",
+)
+
+#: Locked by an administrator, for good: draft-behera-ldap-password-policy, 5.3.3.
+_LOCKED_FOR_GOOD: Final = "000001010000Z"
+_AD_DISABLED: Final = 0x2
+_AD_PASSWORD_NEVER_EXPIRES: Final = 0x10000
+_AD_NEVER: Final = (0, 0x7FFFFFFFFFFFFFFF)
+_AD_EPOCH: Final = datetime(1601, 1, 1, tzinfo=UTC)
+
+
+def objection(entry: Entry, now: datetime) -> str:
+    """Say why the account may not be used; empty if nothing shows that it may not.
+
+    Args:
+        entry: with `ATTRIBUTES`.
+        now: with time zone.
+    """
+    control = _number(entry, "userAccountControl")
+    if control & _AD_DISABLED or _first(entry, "nsAccountLock").lower() == "true":
+        return "the account is disabled"
+    if _first(entry, "pwdAccountLockedTime") == _LOCKED_FOR_GOOD:
+        return "the account is locked"
+    expires = _number(entry, "accountExpires")
+    if (expires not in _AD_NEVER and _of_filetime(expires) <= now) or _is_past(entry, "krbPrincipalExpiration", now):
+        return "the account has expired"
+    if _first(entry, "pwdReset").lower() == "true":
+        return "the password must be changed"
+    if _first(entry, "pwdLastSet") == "0" and not control & _AD_PASSWORD_NEVER_EXPIRES:
+        return "the password must be changed"
+    # FreeIPA lets an LDAP bind with such a password succeed; a password set by an administrator expires at once.
+    if _is_past(entry, "krbPasswordExpiration", now):
+        return "the password has expired"
+    return ""
+
+
+def password_stamp(entry: Entry) -> str:
+    """Return a text that is another one after each change of the password; empty if the directory does not tell."""
+    return " ".join(f"{name}={value}" for name in _PASSWORD_CHANGED if (value := _first(entry, name)))
+
+
+def _first(entry: Entry, attribute: str) -> str:
+    values = entry.texts(attribute)
+    return values[0] if values else ""
+
+
+def _number(entry: Entry, attribute: str) -> int:
+    text = _first(entry, attribute)
+    return int(text) if text.isascii() and text.lstrip("-").isdigit() else 0
+
+
+def _of_filetime(value: int) -> datetime:
+    """Convert a count of 100 ns since 1601."""
+    try:
+        return _AD_EPOCH + timedelta(microseconds=value // 10)
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC)
+
+
+def _is_past(entry: Entry, attribute: str, now: datetime) -> bool:
+    text = _first(entry, attribute)
+    if not text:
+        return False
+    try:
+        return datetime.strptime(text[:14], "%Y%m%d%H%M%S").replace(tzinfo=UTC) <= now
+    except ValueError:
+        return False

@@ -1,0 +1,541 @@
+"""One connection to one server: everything that touches ldap3, which has no types, or a socket.
+
+ldap3 is used for the messages alone. Connecting, TLS and time are done here: the library has no deadline for a whole
+answer, resolves names without one, and verifies certificates in its own way.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import os
+import re
+import select
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NoReturn, Self
+
+import ldap3
+
+from tokenissuer.errors import ConfigurationError
+from tokenissuer_backends.ldap import ppolicy
+from tokenissuer_backends.ldap.deadline import Deadline
+from tokenissuer_backends.ldap.failure import DirectoryFailure, Incomplete, Misconfigured, Refused, Unreachable
+from tokenissuer_backends.ldap.options import Address
+
+_log: Final = logging.getLogger("tokenissuer.backends.ldap")
+
+_RANGE: Final = ";range="
+_START_TLS: Final = "1.3.6.1.4.1.1466.20037"
+_WHO_AM_I: Final = "1.3.6.1.4.1.4203.1.11.3"
+
+# Result codes: https://www.rfc-editor.org/rfc/rfc4511#appendix-A.2
+_SUCCESS: Final = 0
+_SIZE_LIMIT: Final = 4
+#: Besides wrong credentials (49): 389-ds says 53 for an inactive account and 19 after too many tries.
+_REFUSALS: Final = frozenset({19, 32, 34, 48, 49, 50, 53})
+#: The server wants more protection than the connection has.
+_WANTS_PROTECTION: Final = frozenset({8, 13})
+_MISTAKES: Final = {
+    10: "it points to another server (referral), which is never followed; name that server, or another base",
+    11: "it would have to look at too many entries; index the attributes of the filter",
+    12: "it does not know a control that the search needs",
+    16: "an attribute of the filter does not exist",
+    17: "an attribute of the filter does not exist",
+    18: "an attribute of the filter cannot be compared in this way",
+    21: "a value of the filter cannot be one of its attribute",
+    32: "it has no such base, or does not show it to this account",
+    34: "the base is no distinguished name",
+    50: "the account that searches may not do so there",
+    87: "the filter cannot be understood",
+}
+
+#: Bytes of an answer; an account in ten thousand groups needs one megabyte.
+_MAX_ANSWER: Final = 4 * 1024 * 1024
+_MAX_DIAGNOSTIC: Final = 200
+_AD_DATA: Final = re.compile(r"\bdata ([0-9a-f]{1,8})\b", re.ASCII)
+_AD_MEANINGS: Final = {
+    "525": "no such user",
+    "52e": "wrong password",
+    "530": "not at this hour",
+    "531": "not from this machine",
+    "532": "the password has expired",
+    "533": "the account is disabled",
+    "701": "the account has expired",
+    "773": "the password must be changed",
+    "775": "the account is locked",
+}
+
+
+#: What the library's exceptions mean; their texts may quote what was sent.
+_MEANINGS: Final = {
+    "LDAPSessionTerminatedByServerError": "the server ended the connection",
+    "LDAPSocketReceiveError": "the connection broke, or no answer came in time",
+    "LDAPSocketSendError": "the connection broke",
+    "LDAPSocketOpenError": "the connection is closed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a search found.
+
+    Args:
+        dn: its distinguished name.
+        attributes: names in lower case → values.
+    """
+
+    dn: str
+    attributes: Mapping[str, tuple[bytes, ...]]
+
+    def texts(self, attribute: str) -> tuple[str, ...]:
+        """Return an attribute's values; none if the entry does not have it, or does not show it.
+
+        Raises:
+            Misconfigured: if a value is no text.
+        """
+        try:
+            return tuple(value.decode("utf-8") for value in self.attributes.get(attribute.lower(), ()))
+        except UnicodeDecodeError:
+            raise Misconfigured(f"the attribute '{attribute}' of {self.dn} is no text") from None
+
+
+class Trust:
+    """Whom TLS trusts. There is no way to trust everybody.
+
+    Args:
+        ca_file: PEM file; None for the system's.
+
+    Raises:
+        ConfigurationError: if the file cannot be read.
+    """
+
+    def __init__(self, ca_file: Path | None) -> None:
+        self._ca_file: Final = ca_file
+        self._made: tuple[int, ssl.SSLContext] = (os.getpid(), self._make())
+
+    def wrap(self, plain: _PlainSocket, host: str, deadline: Deadline) -> _TlsSocket:
+        """Make a connection TLS, and prove that the other end is this host.
+
+        Raises:
+            OSError: if it cannot be made, or proves otherwise.
+        """
+        plain.settimeout(deadline.remaining())
+        # For an address literal this is a comparison with the certificate's IP addresses.
+        wrapped = self._context().wrap_socket(plain, server_hostname=host)
+        if not isinstance(wrapped, _TlsSocket):
+            raise OSError("the connection is not protected")  # proved here, for nothing later asks again
+        wrapped.allow(deadline)
+        return wrapped
+
+    def _context(self) -> ssl.SSLContext:
+        pid, context = self._made
+        if pid != os.getpid():  # a process that was forked makes its own
+            context = self._make()
+            self._made = (os.getpid(), context)
+        return context
+
+    def _make(self) -> ssl.SSLContext:
+        try:
+            context = ssl.create_default_context(cafile=self._ca_file)
+        except ssl.SSLError:
+            raise ConfigurationError(f"'ca_file': {self._ca_file} holds no PEM certificate") from None
+        except OSError as error:
+            raise ConfigurationError(f"'ca_file': cannot read {self._ca_file}: {error.strerror}") from None
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.sslsocket_class = _TlsSocket
+        return context
+
+
+class _Timed(socket.socket):
+    """A socket on which a whole answer, and not each part of it, has a deadline and a size."""
+
+    _deadline: Deadline
+    _budget: int
+
+    def allow(self, deadline: Deadline) -> None:
+        """Set the time and the size of the answer to come."""
+        self._deadline = deadline
+        self._budget = _MAX_ANSWER
+        self.settimeout(deadline.remaining())
+
+    def recv(self, size: int = 4096, flags: int = 0) -> bytes:
+        """Receive something.
+
+        Raises:
+            OSError: after the deadline, or if the answer is too large.
+        """
+        self.settimeout(self._deadline.remaining())
+        data = super().recv(size, flags)
+        self._budget -= len(data)
+        if self._budget < 0:
+            raise OSError(errno.EMSGSIZE, f"the answer has more than {_MAX_ANSWER} bytes")
+        return data
+
+
+class _PlainSocket(_Timed):
+    pass
+
+
+class _TlsSocket(_Timed, ssl.SSLSocket):
+    pass
+
+
+class Session:
+    """A connection to one server, for one thread at a time. It closes itself on any failure.
+
+    Args:
+        socket_: connected.
+        address: where to.
+    """
+
+    def __init__(self, socket_: _PlainSocket | _TlsSocket, address: Address) -> None:
+        self.address: Final = address
+        self._connection: Final = _adopt(socket_, address)
+
+    @classmethod
+    def open(cls, address: Address, trust: Trust, starttls: bool, deadline: Deadline) -> Self:
+        """Connect.
+
+        Args:
+            address: where to.
+            trust: whom TLS trusts.
+            starttls: whether a plain connection is made TLS first.
+            deadline: for all of it.
+
+        Raises:
+            Unreachable: if that cannot be done, or the other end does not prove who it is.
+        """
+        try:
+            socket_ = _connect(address, deadline)
+        except OSError as error:
+            raise Unreachable(f"cannot connect: {_describe(error)}") from None
+        try:
+            if address.tls:
+                return cls(_secured(trust, socket_, address, deadline), address)
+            session = cls(socket_, address)
+        except BaseException:
+            socket_.close()
+            raise
+        if starttls:
+            session._start_tls(trust, deadline)
+        return session
+
+    @property
+    def tls_version(self) -> str:
+        """The TLS version spoken; empty for plain text."""
+        socket_ = self._connection.socket
+        return (socket_.version() or "") if isinstance(socket_, ssl.SSLSocket) else ""
+
+    def bind(self, dn: str, password: str, deadline: Deadline) -> ppolicy.PasswordState:
+        """Log in.
+
+        Args:
+            dn: as whom; never empty.
+            password: never empty.
+            deadline: for the answer.
+
+        Raises:
+            Refused: if the directory does not take it.
+            Misconfigured: if the connection is not protected enough for this server.
+            Unreachable: if the server does not say.
+        """
+        # Either one empty is an anonymous bind, which many servers let succeed: RFC 4513, 5.1.2.
+        if not dn or not password:
+            raise Refused("the name or the password is empty")
+        connection = self._connection
+        # Bytes, because the library rewrites text by SASLprep and refuses some.
+        connection.user, connection.password = dn, password.encode("utf-8")
+        connection.authentication = ldap3.SIMPLE
+        try:
+            result = self._ask(lambda: connection.bind(False, [(ppolicy.CONTROL, False, None)]), deadline)
+        finally:
+            connection.password = connection.request = None
+        try:
+            state = ppolicy.read(_controls(result))
+        except ValueError as error:
+            self.close()
+            raise Unreachable(str(error)) from None
+        code = result["result"]
+        if result["type"] == "bindResponse" and code == _SUCCESS:
+            return state
+        self.close()
+        diagnostic = _diagnostic(result, password)
+        if code in _REFUSALS and result["type"] == "bindResponse":
+            raise Refused(f"bind result {code}{f': {state.objection}' if state.objection else ''}{diagnostic}")
+        if code in _WANTS_PROTECTION:
+            raise Misconfigured(f"it wants a better protected connection (result {code}); use ldaps:// or starttls")
+        raise Unreachable(f"bind result {code}{diagnostic}")
+
+    def search(
+        self,
+        base: str,
+        filter_: str,
+        attributes: Iterable[str],
+        deadline: Deadline,
+        *,
+        limit: int = 0,
+        below: bool = True,
+    ) -> tuple[Entry, ...]:
+        """Find entries.
+
+        Args:
+            base: where.
+            filter_: which.
+            attributes: what of them.
+            deadline: for all of it.
+            limit: how many at most; 0 for as many as the server gives out.
+            below: whether all below the base are searched; else it is the base alone.
+
+        Raises:
+            Incomplete: if there are more than the limit, or than the server gives out.
+            Misconfigured: if the server cannot make sense of base or filter.
+            Unreachable: if it does not say.
+        """
+        found = self._find(base, filter_, list(attributes), deadline, limit=limit, below=below)
+        return tuple(self._complete(entry, deadline) for entry in found)
+
+    def identity(self, deadline: Deadline) -> str:
+        """Ask the server who we are to it: RFC 4532.
+
+        Raises:
+            Misconfigured: if it does not tell.
+            Unreachable: if it does not answer.
+        """
+        result = self._ask(lambda: self._connection.extended(_WHO_AM_I), deadline)
+        value = result.get("responseValue")
+        if result["result"] != _SUCCESS or not value:
+            raise Misconfigured("it does not say who we are (RFC 4532), which bind_as without a DN needs")
+        return bytes(value).decode("utf-8", "replace")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether neither side is known to have ended it."""
+        return not self._connection.closed
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing has come unasked: an end, a notice of disconnection. A used connection is dead otherwise."""
+        socket_ = self._connection.socket
+        if self._connection.closed or socket_ is None:
+            return False
+        poll = select.poll()  # unlike select(), it takes any number of a descriptor
+        poll.register(socket_, select.POLLIN)
+        return not poll.poll(0)
+
+    def close(self) -> None:
+        """End the connection."""
+        connection = self._connection
+        connection.password = None
+        connection.strategy.close()
+
+    def abandon(self) -> None:
+        """Let go of the connection and leave it open for the process it came from by a fork."""
+        socket_, self._connection.socket = self._connection.socket, None
+        self._connection.closed = True
+        if socket_ is not None:
+            os.close(socket_.detach())
+
+    def __repr__(self) -> str:
+        return f"Session({self.address.url})"
+
+    def _ask(self, question: Callable[[], object], deadline: Deadline) -> dict[str, Any]:
+        """Ask, and return the result message."""
+        try:
+            self._connection.socket.allow(deadline)
+            question()
+            result = self._connection.result
+            if not isinstance(result, dict):
+                raise TypeError("no result")
+        except Exception as error:
+            # Not only the library's own: a broken answer makes it raise KeyError, IndexError, struct.error, …
+            self.close()
+            raise Unreachable(_describe(error)) from None
+        return result
+
+    def _start_tls(self, trust: Trust, deadline: Deadline) -> None:
+        result = self._ask(lambda: self._connection.extended(_START_TLS), deadline)
+        if result["result"] != _SUCCESS or result["type"] != "extendedResp":
+            self.close()
+            raise Unreachable(f"it does not start TLS (result {result['result']}){_diagnostic(result, '')}")
+        plain = self._connection.socket
+        try:
+            self._connection.socket = _secured(trust, plain, self.address, deadline)
+        except Unreachable:
+            self.close()
+            raise
+        self._connection.tls_started = True
+
+    def _find(
+        self, base: str, filter_: str, attributes: list[str], deadline: Deadline, *, limit: int, below: bool
+    ) -> list[Entry]:
+        connection = self._connection
+        result = self._ask(
+            lambda: connection.search(
+                base,
+                filter_,
+                ldap3.SUBTREE if below else ldap3.BASE,
+                dereference_aliases=ldap3.DEREF_NEVER,
+                attributes=attributes,
+                size_limit=limit,
+                time_limit=math.ceil(deadline.remaining()),
+            ),
+            deadline,
+        )
+        code = result["result"]
+        if code != _SUCCESS or result["type"] != "searchResDone":
+            diagnostic = _diagnostic(result, "")
+            if code == _SIZE_LIMIT:
+                raise Incomplete(f"it has more below {base} than it gives out (size limit, result {code}){diagnostic}")
+            if code in _MISTAKES:
+                raise Misconfigured(f"a search below {base} ended with result {code}: {_MISTAKES[code]}{diagnostic}")
+            self.close()
+            raise Unreachable(f"search result {code}{diagnostic}")
+        # References to other servers come as entries of a type of their own.
+        found = [entry for entry in connection.response if entry["type"] == "searchResEntry"]
+        return [_entry(raw) for raw in found]
+
+    def _complete(self, entry: Entry, deadline: Deadline) -> Entry:
+        """Fetch the rest of long attributes, which Active Directory gives out in parts: MS-ADTS 3.1.1.3.1.3.3."""
+        whole = {key: values for key, values in entry.attributes.items() if _RANGE not in key}
+        for key in entry.attributes.keys() - whole.keys():
+            attribute, _, bounds = key.partition(_RANGE)
+            values = entry.attributes[key]
+            while not bounds.endswith("-*"):
+                bounds, more = self._part(entry.dn, attribute, len(values), deadline)
+                values += more
+            whole[attribute] = values
+        return Entry(entry.dn, whole)
+
+    def _part(self, dn: str, attribute: str, first: int, deadline: Deadline) -> tuple[str, tuple[bytes, ...]]:
+        found = self._find(dn, "(objectClass=*)", [f"{attribute}{_RANGE}{first}-*"], deadline, limit=0, below=False)
+        for entry in found:
+            for key, values in entry.attributes.items():
+                if key.startswith(f"{attribute}{_RANGE}") and values:
+                    return key.partition(_RANGE)[2], values
+        raise Incomplete(f"it gave out only {first} values of the attribute '{attribute}' of {dn}")
+
+
+def _adopt(socket_: _PlainSocket | _TlsSocket, address: Address) -> Any:
+    """Give a connected socket to the library, which then has no reason to open one itself."""
+    server = ldap3.Server(address.url, get_info=ldap3.NONE, allowed_referral_hosts=[])
+    connection = ldap3.Connection(
+        server,
+        client_strategy=ldap3.SYNC,
+        authentication=ldap3.ANONYMOUS,
+        auto_referrals=False,  # it would send our password to wherever the referral points
+        auto_range=False,
+        auto_escape=False,
+        check_names=False,
+        read_only=True,
+        return_empty_attributes=False,
+        raise_exceptions=False,
+    )
+    # A bind on a closed connection would open a new one, without TLS.
+    connection.open = connection.strategy.open = _never
+    connection.socket = socket_
+    connection.closed = False
+    connection.listening = True
+    connection.strategy._outstanding = {}
+    return connection
+
+
+def _never(*_: object, **__: object) -> NoReturn:
+    raise ConnectionError("the connection is closed")
+
+
+def _connect(address: Address, deadline: Deadline) -> _PlainSocket:
+    """Connect to the first of the host's addresses that answers."""
+    found = _resolve(address.host, address.port, deadline)
+    trouble: OSError = OSError(f"{address.host} has no address")
+    for number, (family, kind, protocol, _, target) in enumerate(found):
+        socket_ = _PlainSocket(family, kind, protocol)
+        try:
+            socket_.settimeout(deadline.share(len(found) - number).remaining())
+            socket_.connect(target)
+            # Without it TLS 1.3 waits 40 ms: the client speaks last in the handshake, and first behind it.
+            socket_.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            socket_.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            socket_.allow(deadline)
+        except OSError as error:
+            socket_.close()
+            trouble = error
+        else:
+            return socket_
+    raise trouble
+
+
+def _resolve(host: str, port: int, deadline: Deadline) -> list[tuple[Any, ...]]:
+    """Find a host's addresses, in time: the system's resolver may take longer than any login."""
+    try:
+        return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))
+    except socket.gaierror:
+        pass
+    found: list[tuple[Any, ...]] = []
+    trouble: list[OSError] = []
+
+    def resolve() -> None:
+        try:
+            found.extend(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except OSError as error:
+            trouble.append(error)
+
+    thread = threading.Thread(target=resolve, name=f"resolve {host}", daemon=True)
+    thread.start()
+    thread.join(deadline.remaining())
+    if trouble:
+        raise trouble[0]
+    if thread.is_alive() or not found:
+        raise TimeoutError(f"the address of {host} was not found in time")
+    return found
+
+
+def _secured(trust: Trust, plain: _PlainSocket, address: Address, deadline: Deadline) -> _TlsSocket:
+    try:
+        return trust.wrap(plain, address.host, deadline)
+    except OSError as error:
+        plain.close()
+        raise Unreachable(f"no TLS: {_describe(error)}") from None
+
+
+def _entry(raw: Mapping[str, Any]) -> Entry:
+    try:
+        dn = bytes(raw["raw_dn"]).decode("utf-8")
+    except UnicodeDecodeError:
+        raise Misconfigured("the name of an entry is not UTF-8") from None
+    attributes = {str(name).lower(): tuple(values or ()) for name, values in raw["raw_attributes"].items()}
+    return Entry(dn, attributes)
+
+
+def _controls(result: Mapping[str, Any]) -> dict[str, bytes]:
+    return {kind: control["value"] or b"" for kind, control in (result.get("controls") or {}).items()}
+
+
+def _diagnostic(result: Mapping[str, Any], password: str) -> str:
+    """Return what the server says for the log, or nothing where it repeats the password."""
+    text = str(result.get("message") or "")
+    if match := _AD_DATA.search(text):
+        return f": data {match[1]} ({_AD_MEANINGS.get(match[1], 'see Windows error codes')})"
+    if not text or (password and password in text):
+        return ""
+    return f": {text[:_MAX_DIAGNOSTIC]}"
+
+
+def _describe(error: BaseException) -> str:
+    """Say what went wrong, from what is known to hold no secret."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate is not trusted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {error.reason or error.strerror or 'the other end does not speak it'}"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, OSError):
+        return error.strerror or (str(error) if not error.args[1:] else type(error).__name__)
+    if isinstance(error, DirectoryFailure):
+        return error.reason
+    return _MEANINGS.get(type(error).__name__, type(error).__name__)

@@ -1,0 +1,28 @@
+"""One step of trying a source out: what was tried, how long it took, how it ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that was tried.
+
+    Args:
+        subject: the server or account it is about.
+        attempt: what was tried.
+        seconds: how long it took.
+        fact: what came of it.
+        trouble: why it failed; empty if it did not.
+    """
+
+    subject: str
+    attempt: str
+    seconds: float
+    fact: str = ""
+    trouble: str = ""
+
+    def __str__(self) -> str:
+        ending = f"FAILED: {self.trouble}" if self.trouble else self.fact or "good"
+        return f"{self.subject}: {self.attempt}: {ending} ({self.seconds * 1000:.1f} ms)"
