@@ -57,6 +57,15 @@ class UnsupportedGrantType(RequestError):
     sentence = "this grant_type is not served; use grant_type=password"
 
 
+class UnsupportedTokenType(RequestError):
+    """A token of a kind that cannot be revoked (RFC 7009, 2.2.1)."""
+
+    status = 400
+    error = "unsupported_token_type"
+    code = "UNSUPPORTED"
+    sentence = "access tokens cannot be revoked; they end by themselves within minutes"
+
+
 class InvalidCredentials(RequestError):
     """Credentials were sent and are wrong. One sentence for every cause, so that nobody learns which it was."""
 

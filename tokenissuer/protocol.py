@@ -27,6 +27,7 @@ from tokenissuer.errors import (
     MethodNotAllowed,
     RequestError,
     UnsupportedGrantType,
+    UnsupportedTokenType,
 )
 from tokenissuer.policy import IPAddress
 from tokenissuer.scope import parse_scopes, scope_text
@@ -109,11 +110,15 @@ def read_revocation(request: Request) -> str:
 
     Raises:
         InvalidRequest: if it names no token.
+        UnsupportedTokenType: if it says that it is an access token.
         MethodNotAllowed, ContentTooLarge, LengthRequired: as for a token request.
     """
     if request.method != "POST":
         raise MethodNotAllowed(("POST",))
-    token = _Parameters(_read_form(request)).one("token")
+    form = _Parameters(_read_form(request))
+    if form.one("token_type_hint") == "access_token":
+        raise UnsupportedTokenType
+    token = form.one("token")
     if not token:
         raise InvalidRequest("the form has no token")
     return token
@@ -242,7 +247,10 @@ def _basic_credentials(request: Request) -> Password | RefreshToken | None:
 def _form_credentials(form: _Parameters, request: Request) -> Password | RefreshToken:
     grant_type = form.one("grant_type")
     if grant_type == "refresh_token":
-        return RefreshToken(form.one("refresh_token"), by_grant=True)
+        token = form.one("refresh_token")
+        if not token:
+            raise InvalidRequest("the form has grant_type=refresh_token but no refresh_token")
+        return RefreshToken(token, by_grant=True)
     if not grant_type:
         raise InvalidRequest("the form has no grant_type; use grant_type=password")
     if grant_type != "password":

@@ -11,13 +11,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tokenissuer.backend import Authenticated, Chain
-from tokenissuer.errors import AccessDenied, InvalidCredentials, InvalidRequest, UnsupportedGrantType
+from tokenissuer.errors import AccessDenied, InvalidCredentials, InvalidRequest, NotFound, UnsupportedGrantType
 from tokenissuer.issuer import AccessToken, Issuer
 from tokenissuer.policy import REPOSITORY_ACTIONS, Caller, IPAddress, Policy
 from tokenissuer.refresh import Refresh, RefreshTokens
 from tokenissuer.scope import Access
-
-NO_REFRESH_TOKENS: Final = "this server issues no refresh tokens; log in again with your password"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +141,11 @@ class TokenService:
         """End a refresh token.
 
         Raises:
-            UnsupportedGrantType: if none are issued here.
+            NotFound: if none are issued here.
             BackendUnavailable: if that cannot be kept.
         """
         if self.refresh is None:
-            raise UnsupportedGrantType(NO_REFRESH_TOKENS)
+            raise NotFound
         self.refresh.revoke(token)
 
     def close(self) -> None:
@@ -174,7 +172,7 @@ class TokenService:
         if self.refresh is not None:
             return self.refresh.redeem(credentials.text, self.chain, client)
         if credentials.by_grant:
-            raise UnsupportedGrantType(NO_REFRESH_TOKENS)
+            raise UnsupportedGrantType("this server issues no refresh tokens; log in again with your password")
         raise InvalidCredentials(reason="a refresh token, but none are issued here")
 
     def _refresh_token(self, request: TokenRequest, login: Authenticated, client: Refresh) -> str:
