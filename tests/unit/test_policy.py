@@ -1,0 +1,369 @@
+"""Access rules: patterns, who is meant, denials, and properties that hold for all rules."""
+
+from __future__ import annotations
+
+import ipaddress
+import itertools
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokenissuer.backend import Account
+from tokenissuer.policy import Caller, Glob, IPNetwork, Policy, Rule
+from tokenissuer.scope import Access
+
+ALICE = Account("alice", frozenset({"dev", "team-a"}))
+
+
+def rule(**changes: Any) -> Rule:
+    """A rule that lets everyone pull everything, but for the changes."""
+    values: dict[str, Any] = {
+        "number": 1,
+        "accounts": frozenset(),
+        "groups": frozenset(),
+        "authenticated": False,
+        "everyone": True,
+        "repositories": ("**",),
+        "catalog": False,
+        "actions": frozenset({"pull"}),
+        "services": frozenset(),
+        "networks": (),
+        "deny": False,
+        **changes,
+    }
+    values["repositories"] = tuple(Glob(text) for text in values["repositories"])
+    return Rule(**values)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matching", "other"),
+    [
+        ("a", ["a"], ["b", "a/a", "aa", "a/"]),
+        ("a/b", ["a/b"], ["a", "a/b/c", "x/a/b", "a/bb"]),
+        ("*", ["a", "abc", "a-b.c"], ["a/b"]),
+        ("*/*", ["a/b"], ["a", "a/b/c"]),
+        ("a*", ["a", "ab", "a-b"], ["ba", "a/b"]),
+        ("*a", ["a", "ba"], ["ab", "b/a"]),
+        ("a*b", ["ab", "axb", "abb", "a-b"], ["a", "b", "abx", "a/b", "xab"]),
+        ("a*b*c", ["abc", "axbyc", "abbcc"], ["acb", "ab", "bc"]),
+        ("aa*aa", ["aaaa", "aaxaa"], ["aaa", "aa"]),
+        ("*a*a*", ["aa", "xaxax"], ["a", "xa"]),
+        ("team/*", ["team/a"], ["team", "team/a/b", "teams/a"]),
+        ("team/**", ["team/a", "team/a/b"], ["team", "teams/a", "x/team/a"]),
+        ("**", ["a", "a/b", "a/b/c"], []),
+        ("**/a", ["a", "x/a", "x/y/a"], ["b", "a/b", "xa"]),
+        ("a/**/b", ["a/b", "a/x/b", "a/x/y/b", "a/b/b"], ["a", "b", "a/bb", "xa/b", "a/b/x"]),
+        ("**/a/**", ["a/x", "x/a/y", "a/a"], ["a", "x/a", "b/x"]),
+        ("**/a/**/b/**", ["a/b/c", "x/a/y/b/z", "a/a/b/b/c"], ["a/b", "b/a/c"]),
+        ("a/**/**", ["a/b", "a/b/c"], ["a"]),
+        ("**/**", ["a", "a/b"], []),
+        ("**/*-dev/*", ["x-dev/a", "y/x-dev/a"], ["x-dev", "x-dev/a/b"]),
+        ("a.b", ["a.b"], ["axb"]),
+        ("a-b_c", ["a-b_c"], ["a-b-c"]),
+        ("host:5000/**", ["host:5000/a"], ["host:5001/a", "host/a"]),
+        ("{account}", ["alice"], ["alice/x", "bob", "account"]),
+        ("{account}/**", ["alice/x", "alice/x/y"], ["alice", "alicea/x", "bob/x", "x/alice/x"]),
+        ("{account}-*/x", ["alice-1/x"], ["alice/x", "bob-1/x"]),
+        ("*-{account}", ["x-alice"], ["alice", "x-bob"]),
+        ("{group}/**", ["dev/x", "team-a/x"], ["ops/x", "alice/x", "dev"]),
+        ("{group}/{account}", ["dev/alice", "team-a/alice"], ["dev/bob", "alice/dev", "dev/dev"]),
+        ("{group}/**/{group}", ["dev/dev", "dev/x/dev", "team-a/team-a"], ["dev/team-a"]),
+    ],
+)
+def test_a_pattern_matches_the_whole_name_and_no_other(pattern: str, matching: list[str], other: list[str]) -> None:
+    """`*` within a segment, `**` across them, placeholders letter by letter, for `alice` of `dev` and `team-a`."""
+    glob = Glob(pattern)
+    assert [name for name in matching if not glob.matches(name, ALICE)] == []
+    assert [name for name in other if glob.matches(name, ALICE)] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    "|/|/a|a/|a//b|***|a**|**a|a/**b|A|a b|[a-z]|a?|(a)|a\\b|{user}|{account|account}|{Account}|{}|a+b|^a$|a\n|\xe9|a,b".split(
+        "|"
+    ),
+)
+def test_what_is_no_pattern_is_refused(text: str) -> None:
+    """A regular expression or a mistyped placeholder would silently match nothing, or too much."""
+    with pytest.raises(ValueError, match="pattern"):
+        Glob(text)
+
+
+@pytest.mark.parametrize("value", ["*", "**", "a*", ".*", "[a-z]*", "{group}", "{account}", "?", "", "a|b", "\\", "."])
+@pytest.mark.parametrize("kind", ["account", "group"])
+def test_a_value_that_looks_like_a_pattern_is_none(value: str, kind: str) -> None:
+    """A placeholder's value stands for itself."""
+    account = Account(value) if kind == "account" else Account("someone", frozenset({value}))
+    glob = Glob(f"{{{kind}}}/**")
+    for name in ("a/b", "x/b", "someone/b", "group/b", "account/b", "b", "aa/b"):
+        assert not glob.matches(name, account)
+
+
+@pytest.mark.parametrize("value", ["a/b", "a/", "/a", "../a", "a/**", "a//b"])
+def test_a_value_with_a_slash_reaches_nobody_elses_names(value: str) -> None:
+    """Not its first part's, nor its last's."""
+    for account in (Account(value), Account("x", frozenset({value}))):
+        for pattern in ("{account}/**", "{group}/**", "team/{account}/**"):
+            for name in ("a/c", "b/c", "a/x/y", "team/a/c", "team/b/c"):
+                assert not Glob(pattern).matches(name, account)
+
+
+@pytest.mark.parametrize("pattern", ["{account}", "{account}/**", "{group}/**", "x/{account}", "**/{group}"])
+def test_nobody_has_no_name_and_no_group(pattern: str) -> None:
+    """Whoever is not logged in matches no placeholder."""
+    for name in ("alice", "x/alice", "account", "none/x", "x/none", "x/x"):
+        assert not Glob(pattern).matches(name, None)
+
+
+def reference(pattern: str, name: str, account: Account | None) -> bool:
+    """What a pattern means, said once more and slowly: as a regular expression."""
+    if account is None and ("{account}" in pattern or "{group}" in pattern):
+        return False
+    for group in account.groups if account and "{group}" in pattern else [""]:
+        text = "/" + pattern
+        # `**` at the end is one segment or more, elsewhere any number.
+        expression = ""
+        for part in re.split(r"(/\*\*$|/\*\*(?=/)|\*|\{account\}|\{group\})", text):
+            if part == "/**":
+                expression += "(?:/[^/]+)*"
+            elif part == "*":
+                expression += "[^/]*"
+            elif part == "{account}":
+                expression += re.escape(account.name if account else "")
+            elif part == "{group}":
+                expression += re.escape(group)
+            else:
+                expression += re.escape(part)
+        if pattern.endswith("**"):
+            expression = expression.removesuffix("(?:/[^/]+)*") + "(?:/[^/]+)+"
+        if re.fullmatch(expression, "/" + name):
+            return True
+    return False
+
+
+SEGMENTS = st.sampled_from(["a", "b", "*", "**", "**", "a*", "*b", "a*b", "*a*", "{account}", "{group}", "{account}*"])
+PATTERNS = st.lists(SEGMENTS, min_size=1, max_size=5).map("/".join)
+NAMES = st.lists(st.text("ab", min_size=1, max_size=3), min_size=1, max_size=5).map("/".join)
+ACCOUNTS = st.none() | st.builds(
+    Account, st.sampled_from(["a", "b", "ab"]), st.frozensets(st.sampled_from(["a", "b", "*"]))
+)
+
+
+@settings(deadline=None, max_examples=400)
+@given(PATTERNS, NAMES, ACCOUNTS)
+def test_patterns_agree_with_a_slow_reading_of_them(pattern: str, name: str, account: Account | None) -> None:
+    """Two ways of matching that share nothing."""
+    assert Glob(pattern).matches(name, account) == reference(pattern, name, account)
+
+
+def test_short_patterns_agree_with_a_slow_reading_of_them_without_exception() -> None:
+    """Every pattern of up to four segments, on every name of up to four."""
+    names = ["/".join(parts) for n in range(1, 5) for parts in itertools.product("ab", repeat=n)]
+    for n in range(1, 5):
+        for parts in itertools.product(["a", "*", "**"], repeat=n):
+            glob = Glob("/".join(parts))
+            for name in names:
+                assert glob.matches(name, None) == reference(glob.text, name, None), (glob, name)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        pytest.param("**/a/**/a/**/a/**/a/**/a/**/b", "/".join("a" * 128), id="many-double-stars"),
+        pytest.param("*a*a*a*a*a*a*a*a*b", "a" * 255, id="many-stars"),
+        pytest.param("/".join(["**"] * 60) + "/b", "/".join("a" * 128), id="only-double-stars"),
+        pytest.param("**/" + "/".join(["*a*a*b"] * 20), "/".join(["aaa"] * 64), id="both"),
+    ],
+)
+def test_no_pattern_takes_long(pattern: str, name: str) -> None:
+    """As a ratio to a plain pattern of the same length on the same name."""
+
+    def cost(text: str) -> float:
+        glob, best = Glob(text), 99.0
+        for _ in range(5):
+            start = time.perf_counter()
+            for _ in range(20):
+                glob.matches(name, None)
+            best = min(best, time.perf_counter() - start)
+        return best
+
+    assert cost(pattern) < 100 * cost("*/" * name.count("/") + "*")
+
+
+def asked(*actions: str, name: str = "team/app") -> Access:
+    return Access("repository", name, frozenset(actions or ("pull", "push", "delete")))
+
+
+def granted(rules: Sequence[Rule], access: Access, caller: Caller) -> frozenset[str]:
+    return Policy(rules).decide(caller, access).grant(access, frozenset()).actions
+
+
+NOBODY = Caller(None, "registry.example", None)
+
+
+@pytest.mark.parametrize(
+    ("who", "account", "applies"),
+    [
+        pytest.param({"everyone": True}, None, True, id="everyone-nobody"),
+        pytest.param({"everyone": True}, ALICE, True, id="everyone-alice"),
+        pytest.param({"authenticated": True}, None, False, id="authenticated-nobody"),
+        pytest.param({"authenticated": True}, ALICE, True, id="authenticated-alice"),
+        pytest.param({"accounts": frozenset({"alice"})}, ALICE, True, id="account"),
+        pytest.param({"accounts": frozenset({"Alice"})}, ALICE, False, id="account-of-another-case"),
+        pytest.param({"accounts": frozenset({"dev"})}, ALICE, False, id="account-called-like-a-group"),
+        pytest.param({"accounts": frozenset({"*"})}, ALICE, False, id="no-patterns-in-accounts"),
+        pytest.param({"accounts": frozenset({""})}, None, False, id="nobody-is-not-the-empty-name"),
+        pytest.param({"groups": frozenset({"dev"})}, ALICE, True, id="group"),
+        pytest.param({"groups": frozenset({"alice"})}, ALICE, False, id="group-called-like-an-account"),
+        pytest.param({"groups": frozenset({"de"})}, ALICE, False, id="beginning-of-a-group"),
+        pytest.param({"groups": frozenset({"dev"})}, None, False, id="group-nobody"),
+        pytest.param({"groups": frozenset({"x"}), "accounts": frozenset({"alice"})}, ALICE, True, id="one-suffices"),
+        pytest.param({}, ALICE, False, id="for-nobody"),
+    ],
+)
+def test_a_rule_is_for_those_it_names(who: dict[str, Any], account: Account | None, applies: bool) -> None:
+    """Any one way of being named suffices."""
+    one = rule(**{"everyone": False, **who})
+    assert bool(granted([one], asked(), Caller(account, "registry.example", None))) is applies
+
+
+@pytest.mark.parametrize(
+    ("services", "service", "applies"),
+    [((), "one", True), (("one",), "one", True), (("one",), "two", False), (("one", "two"), "two", True)],
+)
+def test_a_rule_may_be_for_some_registries_only(services: tuple[str, ...], service: str, applies: bool) -> None:
+    """Absent means all."""
+    assert bool(granted([rule(services=frozenset(services))], asked(), Caller(None, service, None))) is applies
+
+
+@pytest.mark.parametrize(
+    ("network", "address", "allowed", "denied"),
+    [
+        ("10.0.0.0/8", "10.9.9.9", True, True),
+        ("10.0.0.0/8", "11.0.0.1", False, False),
+        ("10.0.0.1/32", "10.0.0.1", True, True),
+        ("2001:db8::/32", "2001:db8::1", True, True),
+        ("2001:db8::/32", "10.0.0.1", False, False),
+        ("0.0.0.0/0", "2001:db8::1", False, False),
+        ("10.0.0.0/8", None, False, True),
+    ],
+)
+def test_a_rule_may_be_for_some_networks_only(network: str, address: str | None, allowed: bool, denied: bool) -> None:
+    """Where the address cannot be told, a denial holds and a permission does not."""
+    networks: tuple[IPNetwork, ...] = (ipaddress.ip_network(network),)
+    caller = Caller(None, "registry.example", ipaddress.ip_address(address) if address else None)
+    assert bool(granted([rule(networks=networks)], asked(), caller)) is allowed
+    assert bool(granted([rule(), rule(networks=networks, deny=True)], asked(), caller)) is not denied
+
+
+@pytest.mark.parametrize(
+    ("catalog", "name", "actions", "expected"),
+    [
+        (True, "catalog", {"*"}, {"*"}),
+        (True, "catalog", {"pull"}, set()),
+        (True, "catalog", {"search"}, set()),
+        (False, "catalog", {"*"}, set()),
+        (True, "other", {"*"}, set()),
+        (True, "", {"*"}, set()),
+    ],
+)
+def test_the_catalog_is_allowed_only_where_a_rule_says_so(
+    catalog: bool, name: str, actions: set[str], expected: set[str]
+) -> None:
+    """`**` is about repositories; the list of all of them is another matter."""
+    access = Access("registry", name, frozenset(actions))
+    assert granted([rule(catalog=catalog)], access, NOBODY) == expected
+
+
+def test_a_denial_of_the_catalog_wins() -> None:
+    """And leaves repositories alone."""
+    rules = [rule(catalog=True), rule(catalog=True, repositories=(), actions=frozenset(), deny=True)]
+    assert granted(rules, Access("registry", "catalog", frozenset("*")), NOBODY) == frozenset()
+    assert granted(rules, asked(), NOBODY) == {"pull"}
+
+
+def test_a_denial_also_takes_what_the_backend_grants() -> None:
+    """The administrator has the last word."""
+    decision = Policy([rule(deny=True, actions=frozenset({"push"}))]).decide(NOBODY, asked())
+    assert decision.grant(asked(), frozenset({"pull", "push"})).actions == {"pull"}
+
+
+def test_a_decision_names_the_rules_that_made_it() -> None:
+    """By their numbers in the configuration."""
+    rules = [rule(number=1), rule(number=2, repositories=("x",)), rule(number=3, deny=True)]
+    assert Policy(rules).decide(NOBODY, asked()).reason == "allowed by access rule 1 and denied by access rule 3"
+    assert Policy(rules[1:2]).decide(NOBODY, asked()).reason == "no access rule applies"
+
+
+ACTIONS = st.frozensets(st.sampled_from(["pull", "push", "delete"]), min_size=1)
+RULES = st.builds(
+    lambda **values: rule(**values),
+    number=st.integers(1, 9),
+    accounts=st.frozensets(st.sampled_from(["a", "b"])),
+    groups=st.frozensets(st.sampled_from(["a", "b", "*"])),
+    authenticated=st.booleans(),
+    everyone=st.booleans(),
+    repositories=st.lists(PATTERNS, max_size=2),
+    catalog=st.booleans(),
+    actions=ACTIONS,
+    services=st.frozensets(st.sampled_from(["one", "two"])),
+    networks=st.lists(st.sampled_from([ipaddress.ip_network("10.0.0.0/8")]), max_size=1).map(tuple),
+    deny=st.booleans(),
+)
+CALLERS = st.builds(
+    Caller,
+    account=ACCOUNTS,
+    service=st.sampled_from(["one", "two"]),
+    address=st.sampled_from([None, ipaddress.ip_address("10.0.0.1"), ipaddress.ip_address("192.0.2.1")]),
+)
+ASKED = st.builds(
+    Access,
+    type=st.sampled_from(["repository", "repository", "repository", "registry", "thing"]),
+    name=NAMES | st.sampled_from(["catalog", "a//b", "a/../b", "A", "", "a/"]),
+    actions=st.frozensets(st.sampled_from(["pull", "push", "delete", "*", "search"])),
+)
+
+
+def spoken_of(one: Rule, caller: Caller, access: Access) -> set[str]:
+    """What a rule says, by a dumb reading of the manual."""
+    account = caller.account
+    named = one.everyone or (
+        account is not None and (one.authenticated or account.name in one.accounts or bool(account.groups & one.groups))
+    )
+    if not named or (one.services and caller.service not in one.services):
+        return set()
+    if one.networks:
+        if caller.address is None and not one.deny:
+            return set()
+        if caller.address is not None and not any(caller.address in network for network in one.networks):
+            return set()
+    if (access.type, access.name) == ("registry", "catalog"):
+        return {"*"} if one.catalog else set()
+    if access.type != "repository" or not re.fullmatch(r"[ab]+(/[ab]+)*|catalog", access.name):
+        return set()
+    if any(reference(glob.text, access.name, account) for glob in one.repositories):
+        return set(one.actions)
+    return set()
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(RULES, max_size=5), CALLERS, ASKED, st.randoms(use_true_random=False))
+def test_granted_is_what_is_asked_and_allowed_and_not_denied(
+    rules: list[Rule], caller: Caller, access: Access, random: Any
+) -> None:
+    """For generated rules, callers and scopes; and the order of the rules never matters."""
+    allowed = {action for one in rules if not one.deny for action in spoken_of(one, caller, access)}
+    denied = {action for one in rules if one.deny for action in spoken_of(one, caller, access)}
+    wanted = allowed | denied if "*" in access.actions else set(access.actions)
+    expected = (allowed - denied) & wanted
+    assert granted(rules, access, caller) == expected
+    shuffled = list(rules)
+    random.shuffle(shuffled)
+    assert granted(shuffled, access, caller) == expected
+    if access.type == "repository":
+        assert "*" not in expected
