@@ -17,7 +17,6 @@ from tokenissuer.protocol import (
     JWKS_PATH,
     METADATA_PATH,
     REVOCATION_PATH,
-    client_address,
     error_response,
     json_response,
     metadata_response,
@@ -25,6 +24,7 @@ from tokenissuer.protocol import (
     read_token_request,
     token_response,
 )
+from tokenissuer.proxies import NO_PROXIES, TrustedProxies
 from tokenissuer.scope import scope_text
 from tokenissuer.service import Password, TokenService
 
@@ -45,10 +45,12 @@ class Application:
 
     Args:
         service: answers token requests.
+        proxies: whose word about the client's address counts.
     """
 
-    def __init__(self, service: TokenService) -> None:
+    def __init__(self, service: TokenService, proxies: TrustedProxies = NO_PROXIES) -> None:
         self._service: Final = service
+        self._proxies: Final = proxies
         self._routes: Final[dict[str, Callable[[Request, dict[str, object]], Response]]] = {
             **dict.fromkeys(TOKEN_PATHS, self._token),
             REVOCATION_PATH: self._revoke,
@@ -66,7 +68,7 @@ class Application:
             "status": response.status_int,
             "method": request.method,
             "path": environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""),
-            "client": client_address(request) or "",
+            "client": self._proxies.client(environ) or "",
             "agent": environ.get("HTTP_USER_AGENT", ""),
             **said,
             "duration_ms": round((time.monotonic() - started) * 1000),
@@ -105,7 +107,7 @@ class Application:
         raise NotFound
 
     def _token(self, request: Request, said: dict[str, object]) -> Response:
-        asked = read_token_request(request)
+        asked = read_token_request(request, self._proxies)
         said["username"] = asked.credentials.username if isinstance(asked.credentials, Password) else ""
         said["service"] = asked.service
         said["client_id"] = asked.client_id

@@ -19,6 +19,7 @@ from tokenissuer.issuer import MIN_LIFETIME, Issuer
 from tokenissuer.keys import KeyForm, SigningKey, file_findings, load_signing_key
 from tokenissuer.options import decode, near_match, option
 from tokenissuer.policy import REPOSITORY_ACTIONS, Glob, IPNetwork, Policy, Rule
+from tokenissuer.proxies import UNIX, X_FORWARDED_FOR, TrustedProxies
 from tokenissuer.refresh import RefreshTokens, Store, load_store
 from tokenissuer.service import TokenService
 
@@ -113,6 +114,32 @@ class AccessOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """The `[server]` table: what stands between the clients and this server."""
+
+    trusted_proxies: tuple[str, ...] = option(
+        "addresses or networks of the proxies in front, or 'unix' for a Unix socket; absent: none", default=()
+    )
+    forwarded_header: Literal["X-Forwarded-For", "Forwarded"] = option(
+        "the header in which these proxies name the client", default=X_FORWARDED_FOR
+    )
+
+    def proxies(self) -> TrustedProxies:
+        """Return the proxies whose word counts.
+
+        Raises:
+            ValueError: if one is no address or network.
+        """
+        networks = tuple(_network(text) for text in self.trusted_proxies if text != UNIX)
+        if any(network.prefixlen == 0 for network in networks):
+            raise ValueError("'trusted_proxies' holds every address there is; name the proxies in front, and no others")
+        return TrustedProxies(networks, UNIX in self.trusted_proxies, self.forwarded_header)
+
+    def __post_init__(self) -> None:
+        self.proxies()
+
+
+@dataclass(frozen=True, slots=True)
 class RefreshOptions:
     """The `[refresh]` table. Without it no refresh tokens are issued."""
 
@@ -184,6 +211,7 @@ class Config:
     backends: tuple[BackendOptions, ...]
     rules: tuple[Rule, ...]
     refresh: RefreshConfig | None
+    server: ServerOptions
 
     def load_key(self) -> SigningKey:
         """Read key and certificate.
@@ -344,7 +372,7 @@ def check_realm(realm: str) -> None:
 
 def _decode_config(path: Path, table: Mapping[str, Any]) -> Config:
     folder = path.absolute().parent
-    known = ("issuer", "signing", "backends", "access", "refresh")
+    known = ("issuer", "signing", "backends", "access", "refresh", "server")
     for key in table:
         if key not in known:
             raise ConfigurationError(f"unknown table [{key}]; {near_match(key, known)}")
@@ -360,7 +388,8 @@ def _decode_config(path: Path, table: Mapping[str, Any]) -> Config:
     if not backends:
         raise ConfigurationError("no backend is configured; add a [[backends]] table")
     refresh = _decode_refresh(_table(table, "refresh"), issuer.services, folder) if "refresh" in table else None
-    return Config(path, issuer, signing, tuple(_named(backends)), tuple(rules), refresh)
+    server = decode(ServerOptions, _table(table, "server") if "server" in table else {}, "[server]", folder)
+    return Config(path, issuer, signing, tuple(_named(backends)), tuple(rules), refresh, server)
 
 
 def _decode_refresh(table: Mapping[str, Any], services: Sequence[str], folder: Path) -> RefreshConfig:

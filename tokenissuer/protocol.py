@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import datetime
-import ipaddress
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -29,7 +28,7 @@ from tokenissuer.errors import (
     UnsupportedGrantType,
     UnsupportedTokenType,
 )
-from tokenissuer.policy import IPAddress
+from tokenissuer.proxies import NO_PROXIES, TrustedProxies
 from tokenissuer.scope import parse_scopes, scope_text
 from tokenissuer.service import Password, RefreshToken, TokenRequest, TokenResponse, TokenService
 
@@ -73,8 +72,12 @@ class _Parameters:
         return name in self._values
 
 
-def read_token_request(request: Request) -> TokenRequest:
+def read_token_request(request: Request, proxies: TrustedProxies = NO_PROXIES) -> TokenRequest:
     """Understand a request to the token endpoint.
+
+    Args:
+        request: what came.
+        proxies: whose word about the client's address counts.
 
     Raises:
         InvalidRequest: if it cannot be understood.
@@ -97,7 +100,7 @@ def read_token_request(request: Request) -> TokenRequest:
         credentials=credentials,
         service=parameters.one("service"),
         asked=parse_scopes(parameters.all("scope")),
-        address=client_address(request),
+        address=proxies.client(request.environ),
         client_id=" ".join(parameters.all("client_id")),
         agent=request.environ.get("HTTP_USER_AGENT", ""),
         # The two specifications have a word each, and nerdctl falls back from one to the other.
@@ -122,17 +125,6 @@ def read_revocation(request: Request) -> str:
     if not token:
         raise InvalidRequest("the form has no token")
     return token
-
-
-def client_address(request: Request) -> IPAddress | None:
-    """Return the address of the connection's other end; None behind a Unix socket."""
-    try:
-        address = ipaddress.ip_address(request.environ.get("REMOTE_ADDR", ""))
-    except ValueError:
-        return None
-    # A socket for both versions shows an IPv4 client as ::ffff:192.0.2.1, which no IPv4 network in a rule would cover.
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address
 
 
 def token_response(response: TokenResponse) -> Response:

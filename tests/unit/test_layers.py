@@ -23,7 +23,7 @@ LAYERS = [
     {"plugin"},
     {"backend", "issuer"},
     {"policy", "testing", "refresh"},
-    {"sqlite"},
+    {"sqlite", "proxies"},
     {"service"},
     {"protocol"},
     {"config", "app"},

@@ -12,7 +12,7 @@ import pytest
 
 from tokenissuer.backend import load_backend
 from tokenissuer.cli import _parser
-from tokenissuer.config import AccessOptions, IssuerOptions, RefreshOptions, SigningOptions, load_config
+from tokenissuer.config import AccessOptions, IssuerOptions, RefreshOptions, ServerOptions, SigningOptions, load_config
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -57,11 +57,12 @@ def test_the_configuration_example_loads(tmp_path: Path) -> None:
     [
         ("### `[issuer]`", IssuerOptions),
         ("### `[signing]`", SigningOptions),
+        ("### `[server]`", ServerOptions),
         ("### `[refresh]`", RefreshOptions),
         ("### `[[access]]`", AccessOptions),
         ('**`type = "htpasswd"`**', load_backend("htpasswd").Options),
     ],
-    ids=["issuer", "signing", "refresh", "access", "htpasswd"],
+    ids=["issuer", "signing", "server", "refresh", "access", "htpasswd"],
 )
 def test_every_key_is_in_the_reference(heading: str, options: Any) -> None:
     """A key that is not in the manual does not exist for its readers, and the other way round."""

@@ -115,7 +115,7 @@ def open_server(config: Config, listen: Listen, threads: int) -> Server:
     Raises:
         ConfigurationError: if the service cannot be built, or nothing can listen there.
     """
-    application = Application(config.build(time.time()))
+    application = Application(config.build(time.time()), config.server.proxies())
     for finding in config.findings(time.time()):
         _log.warning("%s", finding)
     try:
@@ -127,7 +127,8 @@ def open_server(config: Config, listen: Listen, threads: int) -> Server:
             ident=None,
             max_request_header_size=_MAX_HEADER_SIZE,
             max_request_body_size=_MAX_BODY_SIZE,
-            clear_untrusted_proxy_headers=True,
+            # Which of them count, `[server] trusted_proxies` says.
+            clear_untrusted_proxy_headers=False,
         )
     except (OSError, ValueError) as error:
         application.close()
