@@ -399,10 +399,16 @@ class Issuer:
         tokenissuer("passwd", user, "--config", str(self.config), stdin=password + "\n").succeeded()
         self.passwords[user] = password
 
+    def drop_tables(self, name: str) -> None:
+        """Take every table of this name, and those within it, out of the configuration that init wrote."""
+        text = re.sub(rf"(?ms)^\[+{name}[].].*?(?=^\[|\Z)", "", self.config.read_text())
+        self.config.write_text(text)
+
     def set_access(self, rules: str) -> None:
         """Replace the access rules that init wrote."""
-        text = re.sub(r"(?ms)^\[\[access\]\].*?(?=^\[(?!\[access\]\])|\Z)", "", self.config.read_text())
-        self.config.write_text(f"{text.rstrip()}\n\n{rules}")
+        self.drop_tables("access")
+        with self.config.open("a") as config:
+            config.write(rules)
 
     def command(self, port: int | None = None) -> list[str]:
         """How it is served."""
@@ -460,7 +466,7 @@ class Sites:
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.folder = folder
         self.stack = stack
-        self.issuers: dict[tuple[str, str], Issuer] = {}
+        self.issuers: dict[str, Issuer] = {}
 
     def new_issuer(self, name: str, key_type: str = "ec") -> Issuer:
         """What `tokenissuer init` makes, not yet serving."""
@@ -474,11 +480,14 @@ class Sites:
         password = printed_password(printed)
         return Issuer(folder, port, "alice", password, self.stack, {"alice": password})
 
-    def shared_issuer(self, key_type: str, key_form: str) -> Issuer:
-        """The serving issuer with this kind of key and token header, made once: a 4096 bit key takes seconds."""
-        if (key_type, key_form) not in self.issuers:
-            issuer = self.new_issuer(f"issuer-{key_type}-{key_form}", key_type)
+    def shared_issuer(self, key_type: str, key_form: str = "x5c", keeps: str = "identitytoken") -> Issuer:
+        """The serving issuer of this kind, made once: a 4096 bit key takes seconds."""
+        name = f"issuer-{key_type}-{key_form}-{keeps}"
+        if name not in self.issuers:
+            issuer = self.new_issuer(name, key_type)
             issuer.set_access(ACCESS)
+            if keeps == "password":
+                issuer.drop_tables("refresh")
             if key_form == "thumbprint":
                 with issuer.config.open("a") as config:
                     config.write(f'\n[signing.key_forms]\n{SERVICE} = "thumbprint"\n')
@@ -492,8 +501,8 @@ class Sites:
             users = issuer.folder / "users.htpasswd"
             users.write_text("".join(f"{user}:{hashed}\n" for user, hashed in hashes.items()))
             issuer.start()
-            self.issuers[key_type, key_form] = issuer
-        return self.issuers[key_type, key_form]
+            self.issuers[name] = issuer
+        return self.issuers[name]
 
     def registry(self, issuer: Issuer, generation: int, trust: str = "rootcertbundle") -> Site:
         """A registry run with the registry.yml that init wrote; only addresses come from the environment."""
@@ -632,7 +641,8 @@ def own_sites(tmp_path: Path) -> Iterator[Sites]:
 
 
 # The two stand for all in the many tests of behaviour; EVERY_SITE covers each combination once.
-SITES = {"registry2-rsa": (2, "rsa"), "registry3-ec": (3, "ec")}
+# What docker keeps after a login, and all clients then use, is the password or an identity (refresh) token.
+SITES = {"registry2-rsa-password": (2, "rsa", "password"), "registry3-ec-identitytoken": (3, "ec", "identitytoken")}
 EVERY_SITE = {
     "registry2-rsa": (2, "rsa", "rootcertbundle"),
     "registry2-ec": (2, "ec", "rootcertbundle"),
@@ -646,9 +656,9 @@ EVERY_SITE = {
 @pytest.fixture(scope="session", params=list(SITES.values()), ids=list(SITES))
 def site(request: pytest.FixtureRequest, sites: Sites) -> Site:
     """A registry of each generation, trusting an issuer with accounts alice, bob and carol."""
-    generation, key_type = request.param
+    generation, key_type, keeps = request.param
     registry_program(generation)
-    return sites.registry(sites.shared_issuer(key_type, "x5c"), generation)
+    return sites.registry(sites.shared_issuer(key_type, keeps=keeps), generation)
 
 
 @pytest.fixture(scope="session", params=list(EVERY_SITE.values()), ids=list(EVERY_SITE))

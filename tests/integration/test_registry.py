@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -33,11 +34,19 @@ def test_login_push_pull_and_delete_work_with_every_registry_key_and_way_of_trus
     assert "manifest unknown" in client.pull(reference, tmp_path / "gone").failed()
 
 
-def test_a_right_password_logs_in_and_is_what_docker_stores(site: Site, new_client: NewClient) -> None:
-    """No identity token takes the place of the password."""
-    client = new_client()
-    assert "Login Succeeded" in client.login(site.registry, "alice", site.issuer.passwords["alice"]).succeeded()
-    assert client.stored_logins()[site.registry].keys() == {"auth"}
+def test_a_right_password_logs_in(site: Site, new_client: NewClient) -> None:
+    """Docker keeps the password, or the identity token where the issuer gives one."""
+    client, password = new_client(), site.issuer.passwords["alice"]
+    assert "Login Succeeded" in client.login(site.registry, "alice", password).succeeded()
+    stored = client.stored_logins()[site.registry]
+    user, _, kept = base64.b64decode(stored["auth"]).decode().partition(":")
+    assert user == "alice"
+    if "[refresh]" in site.issuer.config.read_text():
+        assert stored["identitytoken"]
+        assert kept == ""
+    else:
+        assert stored.keys() == {"auth"}
+        assert kept == password
 
 
 @pytest.mark.parametrize("user", ["alice", "nobody-of-that-name"])
