@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from tokenissuer.backend import Account
 from tokenissuer_backends.gitlab.credential import ANONYMOUS, Credential
+
+A = TypeVar("A", bound="GitLabAccount")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,16 @@ class GitLabAccount(Account):
     def belongs_to(self, group: str) -> bool:
         """Whether this is a member of a group; paths of groups are compared without case, as GitLab does."""
         return group.lower() in self.groups
+
+
+def without_credential(account: A) -> A:
+    """Return the account as it may be remembered."""
+    return with_credential(account, ANONYMOUS)
+
+
+def with_credential(account: A, credential: Credential) -> A:
+    """Return a remembered account for somebody who has come with its credential again."""
+    return dataclasses.replace(account, credential=credential)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,17 @@ from typing import Any, Final
 
 from tokenissuer.errors import BackendUnavailable, InvalidCredentials, UnknownAccount
 from tokenissuer.scope import Access
-from tokenissuer_backends.gitlab.account import GitLabAccount, JobAccount, TokenAccount
+from tokenissuer_backends.gitlab.account import (
+    GitLabAccount,
+    JobAccount,
+    TokenAccount,
+    with_credential,
+    without_credential,
+)
 from tokenissuer_backends.gitlab.client import Absent, Client, GitLabAnswer, Refused
 from tokenissuer_backends.gitlab.credential import ANONYMOUS, Credential, job_token, personal_access_token
 from tokenissuer_backends.gitlab.deadline import Deadline
-from tokenissuer_backends.gitlab.memory import Memory
+from tokenissuer_backends.gitlab.memory import MAX_LOGIN, Memory
 from tokenissuer_backends.gitlab.project import Project, access_level, candidates, project_route, read_project
 from tokenissuer_backends.gitlab.replay import Replay
 from tokenissuer_backends.gitlab.role import (
@@ -82,6 +88,7 @@ class Api:
         self._own: Final = own
         self._root: Final = root
         self._groups: Final = groups
+        self._accounts: Final[Memory[GitLabAccount]] = Memory(min(remember, MAX_LOGIN))
         # A tuple holds the project, or nothing where there is none.
         self._projects: Final[Memory[tuple[Project, ...]]] = Memory(remember)
         self._levels: Final[Memory[int]] = Memory(remember)
@@ -98,9 +105,16 @@ class Api:
         if not _USERNAME.fullmatch(username):
             raise UnknownAccount(WANTED, reason="no GitLab user can have this name")
         try:
-            if username == JOB_USER:
-                return self._job_account(job_token(password), deadline)
-            return self._token_account(username, personal_access_token(password), deadline)
+            is_job = username == JOB_USER
+            credential = job_token(password) if is_job else personal_access_token(password)
+
+            def ask() -> GitLabAccount:
+                if is_job:
+                    return without_credential(self._job_account(credential, deadline))
+                return without_credential(self._token_account(username, credential, deadline))
+
+            account = self._accounts.recall((credential.fingerprint, username.lower()), ask, deadline)
+            return with_credential(account, credential)
         except InvalidCredentials as error:
             raise InvalidCredentials(
                 NO_LOOKUP if error.sentence == NO_LOOKUP else WANTED, reason=error.reason

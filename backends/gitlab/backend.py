@@ -8,7 +8,7 @@ import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -85,6 +85,9 @@ class GitLabBackend(Backend):
     """Accounts of a GitLab, or of a server that speaks its API."""
 
     Options = GitLabOptions
+
+    #: An account carries its credential. What GitLab says of it is remembered here, by a digest of the credential.
+    may_be_remembered: ClassVar[bool] = False
 
     def __init__(self, options: GitLabOptions) -> None:
         self._options: Final = options

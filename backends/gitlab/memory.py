@@ -1,4 +1,4 @@
-"""Answers of GitLab, remembered briefly, so that a push of many layers asks for them once."""
+"""Answers of GitLab, remembered briefly, so that a push of many layers asks for them once. No credential is kept."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from typing import Final, Generic, TypeVar
 
-from tokenissuer.errors import BackendUnavailable
+from tokenissuer.errors import BackendUnavailable, InvalidCredentials
 from tokenissuer_backends.gitlab.deadline import Deadline
 
 T = TypeVar("T")
 
 #: Answers kept at most; the oldest goes first.
 MAX_ANSWERS: Final = 10_000
+#: Seconds for which an answer about who somebody is may be kept at most.
+MAX_LOGIN: Final = 60
 
 
 class Memory(Generic[T]):
@@ -81,3 +83,5 @@ def _await(asked: Future[T], deadline: Deadline) -> T:
     except BackendUnavailable as error:
         # One exception object in many threads would collect all their tracebacks.
         raise BackendUnavailable(error.reason, retry_after=error.retry_after) from None
+    except InvalidCredentials as error:
+        raise type(error)(error.sentence, reason=error.reason) from None

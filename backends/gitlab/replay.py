@@ -17,11 +17,11 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from tokenissuer.errors import BackendUnavailable, InvalidCredentials
 from tokenissuer.scope import Access
-from tokenissuer_backends.gitlab.account import LoginAccount
+from tokenissuer_backends.gitlab.account import LoginAccount, with_credential
 from tokenissuer_backends.gitlab.client import Absent, Client, Refused
 from tokenissuer_backends.gitlab.credential import Credential, basic
 from tokenissuer_backends.gitlab.deadline import Deadline
-from tokenissuer_backends.gitlab.memory import Memory
+from tokenissuer_backends.gitlab.memory import MAX_LOGIN, Memory
 from tokenissuer_backends.gitlab.project import candidates
 from tokenissuer_backends.gitlab.role import NOTHING, PULL, asked_actions
 
@@ -75,6 +75,7 @@ class Replay:
         self._client: Final = client
         self._issuer: Final = issuer
         self._key: Final = key
+        self._accounts: Final[Memory[LoginAccount]] = Memory(min(remember, MAX_LOGIN))
         self._memory: Final[Memory[frozenset[str]]] = Memory(remember)
 
     def authenticate(self, username: str, password: str, deadline: Deadline) -> LoginAccount:
@@ -85,13 +86,17 @@ class Replay:
             BackendUnavailable: if GitLab cannot tell.
         """
         credential = basic(username, password)
+
+        def ask() -> LoginAccount:
+            return _account(username, self._issued(credential, (), deadline))
+
         try:
-            issued = self._issued(credential, (), deadline)
+            # The credential's fingerprint is that of name and password.
+            return with_credential(self._accounts.recall(credential.fingerprint, ask, deadline), credential)
         except Refused as answer:
             raise InvalidCredentials(WANTED, reason=str(answer)) from None
         except Absent as answer:
             raise BackendUnavailable(f"{answer}; is GitLab's own container registry switched on?") from None
-        return _account(username, issued, credential)
 
     def grants(self, credential: Credential, access: Access, deadline: Deadline) -> frozenset[str]:
         """Return what GitLab grants of what is asked.
@@ -169,7 +174,7 @@ class Replay:
         return claims
 
 
-def _account(username: str, issued: Issued, credential: Credential) -> LoginAccount:
+def _account(username: str, issued: Issued) -> LoginAccount:
     """Hold what was typed against whom GitLab knows: with most kinds of token it ignores the user name."""
     number = issued.user_info.get("deploy_token_id")
     if issued.auth_type == "deploy_token" and not issued.subject and isinstance(number, int):
@@ -179,9 +184,7 @@ def _account(username: str, issued: Issued, credential: Credential) -> LoginAcco
         name, expected = issued.subject, _JOB_USER if issued.auth_type == "build" else issued.subject
     if not name or not isinstance(expected, str) or not expected.isascii() or expected.lower() != username.lower():
         raise InvalidCredentials(WANTED, reason="the credential belongs to another user than the one named")
-    return LoginAccount(
-        name=name, delegated=issued.auth_type == "build", valid_until=issued.ends, credential=credential
-    )
+    return LoginAccount(name=name, delegated=issued.auth_type == "build", valid_until=issued.ends)
 
 
 def _granted(claims: Mapping[str, Any]) -> Mapping[str, frozenset[str]]:

@@ -54,7 +54,7 @@ def certificate(gitlab: StubGitLab, tmp_path: Path) -> Path:
 def backend(request: pytest.FixtureRequest, gitlab: StubGitLab, certificate: Path) -> Iterator[GitLabBackend]:
     """A backend that verifies signatures, and one that has nothing to verify them with."""
     more = {"certificate": certificate} if request.param else {}
-    with asking(gitlab, **JWT, **more, timeout=2) as backend:
+    with asking(gitlab, **JWT, **more, timeout=2, remember=0) as backend:
         yield backend
 
 
@@ -165,6 +165,18 @@ def test_a_login_is_good_no_longer_than_gitlabs_own_token(gitlab: StubGitLab, ba
     account = backend.authenticate("alice", "right")
     assert account.valid_until is not None
     assert 100 < account.valid_until - time.time() <= 121
+
+
+def test_a_login_is_remembered_for_its_name_and_password_only(gitlab: StubGitLab) -> None:
+    """And holds nothing of either."""
+    gitlab.user("alice", password="right")
+    with asking(gitlab, **JWT) as backend:
+        for _ in range(20):
+            assert backend.authenticate("alice", "right").name == "alice"
+        assert len(gitlab.requests) == 1
+        for name, password in (("alice", "wrong"), ("bob", "right"), ("Alice", "righ")):
+            with pytest.raises(InvalidCredentials):
+                backend.authenticate(name, password)
 
 
 def test_a_jobs_login_is_marked_as_a_job(gitlab: StubGitLab, backend: GitLabBackend) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import traceback
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,8 @@ from tokenissuer.backend import Account, Backend, Secret
 from tokenissuer.errors import BackendUnavailable, InvalidCredentials, UnknownAccount
 from tokenissuer.testing import BackendContract
 from tokenissuer_backends.gitlab import GitLabBackend
+from tokenissuer_backends.gitlab.account import GitLabAccount
+from tokenissuer_backends.gitlab.credential import ANONYMOUS
 
 HTML = b"<html><body>502 Bad Gateway</body></html>"
 
@@ -288,6 +291,43 @@ def test_groups_are_not_asked_for_when_switched_off(gitlab: StubGitLab) -> None:
     with asking(gitlab, groups=False) as backend:
         assert backend.authenticate("alice", gitlab.token(alice, "read_api")).groups == frozenset()
     assert not gitlab.asked("/groups")
+
+
+def test_a_login_is_remembered_for_its_name_and_token_only(gitlab: StubGitLab, backend: GitLabBackend) -> None:
+    """A push of twenty layers brings the token twenty times; nobody else profits."""
+    alice = gitlab.user("alice")
+    token, other = gitlab.token(alice, "read_api"), gitlab.token(alice, "read_api")
+    gitlab.requests.clear()
+    for _ in range(20):
+        assert backend.authenticate("alice", token).name == "alice"
+    assert len(gitlab.requests) == 3
+    for name, password in (("bob", token), ("alice", other[:-1]), ("gitlab-ci-token", token)):
+        with pytest.raises(InvalidCredentials):
+            backend.authenticate(name, password)
+    backend.authenticate("alice", other)
+    assert len(gitlab.requests) > 6
+
+
+def test_what_is_remembered_holds_no_token(gitlab: StubGitLab, backend: GitLabBackend) -> None:
+    """Between two requests the process knows a digest, and what GitLab said of it."""
+    token = gitlab.token(gitlab.user("alice"), "api")
+    job = gitlab.job(gitlab.users[0], gitlab.project("team/app"))
+    backend.authenticate("alice", token)
+    backend.authenticate("gitlab-ci-token", job)
+    gc.collect()
+    accounts = [thing for thing in gc.get_objects() if isinstance(thing, GitLabAccount)]
+    assert accounts
+    assert all(account.credential is ANONYMOUS for account in accounts)
+
+
+def test_a_revoked_token_is_refused_without_memory_at_once(gitlab: StubGitLab) -> None:
+    """With it, when the time is over."""
+    with asking(gitlab, remember=0) as backend:
+        token = gitlab.token(gitlab.user("alice"), "api")
+        backend.authenticate("alice", token)
+        gitlab.tokens[-1].revoked = True
+        with pytest.raises(InvalidCredentials):
+            backend.authenticate("alice", token)
 
 
 def test_a_gitlab_under_a_path_is_asked_there(caplog: pytest.LogCaptureFixture) -> None:

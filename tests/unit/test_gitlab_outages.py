@@ -266,12 +266,13 @@ def test_who_gets_no_connection_is_not_kept_waiting_for_the_whole_time(
 ) -> None:
     """A GitLab that hangs holds as many threads as there are connections, and others only briefly."""
     monkeypatch.setattr("tokenissuer_backends.gitlab.client.POOL_TIMEOUT", 0.2)
+    other = gitlab.token(gitlab.user("bob"), "api")
     with asking(gitlab, connections=1, timeout=2) as backend, gitlab.broken(slow(3)), ThreadPoolExecutor(1) as thread:
         first = thread.submit(login, gitlab, backend)
         time.sleep(0.2)
         begin = time.monotonic()
         with pytest.raises(BackendUnavailable):
-            login(gitlab, backend)
+            backend.authenticate("bob", other)
         assert time.monotonic() - begin < 1
         with pytest.raises(BackendUnavailable):
             first.result()
