@@ -1,0 +1,188 @@
+"""The example set-up beside a GitLab from sources: each file as it is, but for folders and ports of this machine."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import socket
+import ssl
+from http.client import HTTPSConnection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+
+from tests.gitlab_stub import self_signed, serving, signing_key
+from tokenissuer.config import load_config
+from tokenissuer.options import Secret
+from tokenissuer_backends.gitlab import GitLabBackend, GitLabOptions
+
+if TYPE_CHECKING:
+    from tests.integration.conftest import Host, Sites
+
+pytestmark = pytest.mark.integration
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def test_the_example_configuration_is_read_as_it_is() -> None:
+    """One GitLab, with grants."""
+    config = load_config(CONF / "gitlab.toml")
+    (backend,) = config.backends
+    assert backend.cls is GitLabBackend
+    assert backend.options == GitLabOptions(url="https://gitlab.example.com", grants=True)
+    backend.build().backend.close()
+
+
+def test_every_commented_out_default_is_the_default(tmp_path: Path) -> None:
+    """What the comments say holds; and every key is there."""
+    text = (CONF / "gitlab.toml").read_text()
+    table = text[text.index("# What follows is the default") : text.index("# The other way")]
+    (tmp_path / "gitlab-token").write_text("glpat-x\n")
+    said = dict(re.findall(r"^#([a-z_]+) = (.+)$", table, re.MULTILINE))
+    options = options_with(tmp_path, said)
+    assert isinstance(options.token, Secret)
+    assert said.keys() == {"groups", "token_file", "ca_file", "timeout", "connections", "remember", "plain_http"}
+    for name in ("groups", "timeout", "connections", "remember", "plain_http"):
+        assert getattr(options, name) == GitLabOptions.__dataclass_fields__[name].default
+
+
+def test_the_other_way_is_read_when_its_comments_are_taken_off(tmp_path: Path) -> None:
+    """Mode jwt."""
+    text = (CONF / "gitlab.toml").read_text()
+    table = text[text.index("# The other way") : text.index("# Accounts for what has none")]
+    options = options_with(tmp_path, dict(re.findall(r"^#([a-z_]+) = (.+)$", table, re.MULTILINE)))
+    assert options.mode == "jwt"
+    assert options.certificate == tmp_path / "gitlab-registry.crt"
+
+
+def options_with(folder: Path, said: dict[str, str]) -> GitLabOptions:
+    """The example with these keys of the backend set."""
+    text = (CONF / "gitlab.toml").read_text()
+    if "url" in said:
+        text = text.replace('url = "https://gitlab.example.com"', "", 1)
+    lines = "".join(f"{name} = {value}\n" for name, value in said.items())
+    path = folder / "tokenissuer.toml"
+    path.write_text(text.replace("grants = true\n", f"grants = true\n{lines}", 1))
+    (backend,) = load_config(path).backends
+    assert isinstance(backend.options, GitLabOptions)
+    return backend.options
+
+
+def test_nginx_registry_and_issuer_of_the_example_work_together(own_sites: Sites, host: Host, tmp_path: Path) -> None:
+    """A client is sent from the registry's name to GitLab's, and gets its token there."""
+    nginx = host.program("nginx", "install Debian's nginx")
+    with serving() as gitlab:
+        token = gitlab.token(gitlab.user("alice"), "api")
+        gitlab.project("team/app", direct={gitlab.users[0].id: 30})
+        issuer = own_sites.new_issuer("beside-gitlab")
+        settings = (CONF / "gitlab.toml").read_text()
+        settings = settings.replace('url = "https://gitlab.example.com"', f'url = "{gitlab.url}"\nplain_http = true', 1)
+        issuer.config.write_text(settings)
+        issuer.start()
+        registry = start_registry(host, issuer.folder / "auth.crt", tmp_path)
+        https = start_nginx(host, nginx, tmp_path, {"5000": registry, "5001": issuer.port, "gitlab": gitlab.port})
+
+        challenge = ask(https, "registry.example.com", "/v2/")
+        assert challenge[0] == 401
+        assert 'Bearer realm="https://gitlab.example.com/jwt/auth"' in challenge[1]["www-authenticate"]
+        login = {"Authorization": basic("alice", token)}
+        scope = "/jwt/auth?service=container_registry&scope=repository:team/app:pull,push"
+        status, _, body = ask(https, "gitlab.example.com", scope, login)
+        assert status == 200, body
+        bearer = {"Authorization": f"Bearer {body['token']}"}
+        assert ask(https, "registry.example.com", "/v2/team/app/tags/list", bearer)[0] == 404
+        assert ask(https, "registry.example.com", "/v2/other/app/tags/list", bearer)[0] == 401
+        # Everything else is still GitLab's.
+        assert ask(https, "gitlab.example.com", "/api/v4/user", {"PRIVATE-TOKEN": token})[2]["username"] == "alice"
+        assert ask(https, "registry.example.com", "/")[0] == 404
+
+
+def start_registry(host: Host, certificate: Path, folder: Path) -> int:
+    """The example's registry, and its port."""
+    program = host.program("docker-registry", "install Debian's docker-registry")
+    text = (CONF / "gitlab-registry.yml").read_text()
+    (folder / "registry.yml").write_text(text.replace("/etc/tokenissuer/auth.crt", str(certificate)))
+    port = host.free_port()
+    (folder / "images").mkdir()
+    server = host.start(
+        "registry",
+        *(program, "serve", str(folder / "registry.yml")),
+        env={
+            "REGISTRY_HTTP_ADDR": f"127.0.0.1:{port}",
+            "REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY": str(folder / "images"),
+        },
+    )
+    server.wait_for(lambda: not host.is_free(port))
+    return port
+
+
+def start_nginx(host: Host, program: str, folder: Path, ports: dict[str, int]) -> int:
+    """The example's nginx between these, and its port for https; its configuration has passed nginx's own test."""
+    key = signing_key().private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    for name in ("gitlab", "registry"):
+        (folder / f"{name}.example.com.key").write_bytes(key)
+        (folder / f"{name}.example.com.crt").write_bytes(self_signed(signing_key(), f"{name}.example.com"))
+    https = host.free_port()
+    text = (CONF / "gitlab-nginx.conf").read_text()
+    for old, new in (
+        ("/etc/nginx/ssl", str(folder)),
+        ("listen 80;", f"listen 127.0.0.1:{host.free_port()};"),
+        ("listen 443 ssl;", f"listen 127.0.0.1:{https} ssl;"),
+        ("unix:/home/git/gitlab/tmp/sockets/gitlab-workhorse.socket", f"127.0.0.1:{ports['gitlab']}"),
+        ("127.0.0.1:5000;", f"127.0.0.1:{ports['5000']};"),
+        ("127.0.0.1:5001;", f"127.0.0.1:{ports['5001']};"),
+    ):
+        assert old in text, old
+        text = text.replace(old, new)
+    (folder / "site.conf").write_text(text)
+    temporary = "".join(
+        f"{kind}_temp_path {folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (folder / "nginx.conf").write_text(
+        f"daemon off;\nmaster_process off;\npid {folder}/nginx.pid;\nerror_log stderr;\n"
+        f"events {{}}\nhttp {{\naccess_log off;\n{temporary}include {folder}/site.conf;\n}}\n"
+    )
+    command = (program, "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf"))
+    tested = host.run(*command, "-t")
+    assert tested.code == 0, tested
+    server = host.start("nginx", *command)
+    server.wait_for(lambda: not host.is_free(https))
+    return https
+
+
+def basic(user: str, password: str) -> str:
+    """The value of the header."""
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+class _Here(HTTPSConnection):
+    """A connection to this machine under another machine's name."""
+
+    def __init__(self, name: str, port: int) -> None:
+        self.context = ssl.create_default_context()
+        self.context.check_hostname = False
+        self.context.verify_mode = ssl.CERT_NONE
+        super().__init__(name, port, timeout=10)
+
+    def connect(self) -> None:
+        plain = socket.create_connection(("127.0.0.1", self.port), 10)
+        self.sock = self.context.wrap_socket(plain, server_hostname=self.host)
+
+
+def ask(port: int, name: str, path: str, headers: dict[str, str] | None = None) -> tuple[int, dict[str, str], Any]:
+    """One request to a server of that name: status, headers by lower-case name, and the JSON or text."""
+    connection = _Here(name, port)
+    try:
+        connection.request("GET", path, headers={"Host": name, **(headers or {})})
+        response = connection.getresponse()
+        body = response.read().decode()
+        found = {key.lower(): value for key, value in response.getheaders()}
+        is_json = "json" in found.get("content-type", "")
+        return response.status, found, json.loads(body) if is_json else body
+    finally:
+        connection.close()
