@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import logging
 import os
 import re
@@ -12,7 +13,7 @@ import stat
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -71,6 +72,7 @@ class _Version:
     hashes: Mapping[str, str]
     stand_ins: tuple[str, ...]
     groups: Mapping[str, frozenset[str]]
+    number: int = field(default_factory=itertools.count().__next__)
 
     def hash_for(self, username: str) -> str:
         """Return the account's hash, for an unknown name some account's: so both take the same time.
@@ -134,6 +136,10 @@ class HtpasswdBackend(Backend):
         if name not in version.hashes:
             raise InvalidCredentials(reason="the name is not in the password file any more")
         return version.account(name)
+
+    def version(self) -> int:
+        """Return another number after each change of the files."""
+        return self._current().number
 
     def findings(self) -> Iterable[Finding]:
         """Say which hashes are weak, who may read the file, and which group members are nobody."""

@@ -5,13 +5,20 @@ A backend is a class named by an entry point of the group `tokenissuer.backends`
 
 from __future__ import annotations
 
+import time
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
-from tokenissuer.errors import ConfigurationError, InvalidCredentials, TokenIssuerError, UnknownAccount
+from tokenissuer.errors import (
+    ConfigurationError,
+    InvalidCredentials,
+    RequestError,
+    TokenIssuerError,
+    UnknownAccount,
+)
 from tokenissuer.finding import Finding, Severity
 from tokenissuer.options import Secret, option
 from tokenissuer.plugin import load_plugin
@@ -77,6 +84,8 @@ class Backend(ABC):
 
     #: A frozen dataclass: its fields, declared with `option`, are the keys of the backend's table.
     Options: ClassVar[type[Any]]
+    #: Whether the core may remember an account for a moment after a right password. Not if it carries a secret.
+    may_be_remembered: ClassVar[bool] = True
 
     @abstractmethod
     def __init__(self, options: Any) -> None: ...
@@ -173,9 +182,15 @@ class Backend(ABC):
         Args:
             name: as somebody would type it.
         """
-        return ()
+        started = time.monotonic()
+        try:
+            account = self.lookup(name, "")
+        except RequestError as error:
+            return (Step(name, "look the account up", time.monotonic() - started, trouble=error.reason),)
+        fact = f"it is {account.name}; groups: {', '.join(sorted(account.groups)) or 'none'}"
+        return (Step(name, "look the account up", time.monotonic() - started, fact),)
 
-    def version(self) -> object:
+    def version(self) -> Hashable:
         """Return what is equal as long as an answer given before still holds; called before each question.
 
         A source whose data is at hand returns another value after each change, and no remembered answer outlives one.

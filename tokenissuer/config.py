@@ -17,6 +17,7 @@ from tokenissuer.errors import ConfigurationError
 from tokenissuer.finding import Finding, Severity
 from tokenissuer.issuer import MIN_LIFETIME, Issuer
 from tokenissuer.keys import KeyForm, SigningKey, file_findings, load_signing_key
+from tokenissuer.memory import LONGEST, Memory
 from tokenissuer.options import decode, near_match, option
 from tokenissuer.policy import REPOSITORY_ACTIONS, Glob, IPNetwork, Policy, Rule
 from tokenissuer.proxies import UNIX, X_FORWARDED_FOR, TrustedProxies
@@ -140,6 +141,23 @@ class ServerOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryOptions:
+    """The `[memory]` table: how long answers of the backends hold."""
+
+    success: int = option("seconds for which a right password is remembered, 0 to 60", default=LONGEST)
+    failure: int = option("seconds for which a refused one is remembered, 0 to 60", default=LONGEST)
+
+    def __post_init__(self) -> None:
+        for key, seconds in (("success", self.success), ("failure", self.failure)):
+            if not 0 <= seconds <= LONGEST:
+                raise ValueError(f"'{key}' is {seconds}; use 0 to {LONGEST} seconds")
+
+    def remember(self, source: Source, places: int) -> Source:
+        """Return the source with a memory, and so many places for threads that ask it."""
+        return Source(source.name, Memory(source.backend, self.success, self.failure, places))
+
+
+@dataclass(frozen=True, slots=True)
 class RefreshOptions:
     """The `[refresh]` table. Without it no refresh tokens are issued."""
 
@@ -212,6 +230,7 @@ class Config:
     rules: tuple[Rule, ...]
     refresh: RefreshConfig | None
     server: ServerOptions
+    memory: MemoryOptions
 
     def load_key(self) -> SigningKey:
         """Read key and certificate.
@@ -225,11 +244,12 @@ class Config:
         """Return how tokens name their key, for the services where that is said."""
         return {service: KeyForm(form) for service, form in self.signing.key_forms.items()}
 
-    def build(self, now: float) -> TokenService:
+    def build(self, now: float, threads: int = 8) -> TokenService:
         """Build the service.
 
         Args:
             now: seconds since 1970, to hold the certificate against.
+            threads: requests that the server answers at once.
 
         Raises:
             ConfigurationError: if any part cannot be used.
@@ -245,13 +265,17 @@ class Config:
             for backend in self.backends:
                 source = backend.build()
                 built.callback(source.backend.close)
-                sources.append(source)
+                sources.append(self.memory.remember(source, self._places(threads)))
             chain = Chain(sources)
             refresh = self.refresh.build() if self.refresh is not None else None
             services = self.issuer.services
             service = TokenService(issuer, chain, Policy(self.rules), services, refresh, self.issuer.realm)
             built.pop_all()
         return service
+
+    def _places(self, threads: int) -> int:
+        """Return how many threads one backend may hold: all of them together leave a quarter for other requests."""
+        return max(1, (threads - max(1, threads // 4)) // len(self.backends))
 
     def findings(self, now: float) -> Iterator[Finding]:
         """Say what is wrong with key, certificate, realm and rules, or soon will be.
@@ -372,7 +396,7 @@ def check_realm(realm: str) -> None:
 
 def _decode_config(path: Path, table: Mapping[str, Any]) -> Config:
     folder = path.absolute().parent
-    known = ("issuer", "signing", "backends", "access", "refresh", "server")
+    known = ("issuer", "signing", "backends", "access", "memory", "refresh", "server")
     for key in table:
         if key not in known:
             raise ConfigurationError(f"unknown table [{key}]; {near_match(key, known)}")
@@ -389,7 +413,8 @@ def _decode_config(path: Path, table: Mapping[str, Any]) -> Config:
         raise ConfigurationError("no backend is configured; add a [[backends]] table")
     refresh = _decode_refresh(_table(table, "refresh"), issuer.services, folder) if "refresh" in table else None
     server = decode(ServerOptions, _table(table, "server") if "server" in table else {}, "[server]", folder)
-    return Config(path, issuer, signing, tuple(_named(backends)), tuple(rules), refresh, server)
+    memory = decode(MemoryOptions, _table(table, "memory") if "memory" in table else {}, "[memory]", folder)
+    return Config(path, issuer, signing, tuple(_named(backends)), tuple(rules), refresh, server, memory)
 
 
 def _decode_refresh(table: Mapping[str, Any], services: Sequence[str], folder: Path) -> RefreshConfig:

@@ -22,7 +22,3 @@ class Step:
     seconds: float
     fact: str = ""
     trouble: str = ""
-
-    def __str__(self) -> str:
-        ending = f"FAILED: {self.trouble}" if self.trouble else self.fact or "good"
-        return f"{self.subject}: {self.attempt}: {ending} ({self.seconds * 1000:.1f} ms)"

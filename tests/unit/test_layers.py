@@ -19,10 +19,10 @@ BACKENDS = Path(tokenissuer_backends.__path__[0])
 #: A module imports only from layers before its own.
 LAYERS = [
     {"errors", "finding", "step"},
-    {"options", "scope", "keys"},
+    {"options", "scope", "keys", "turnstile"},
     {"plugin"},
     {"backend", "issuer"},
-    {"policy", "testing", "refresh"},
+    {"policy", "testing", "refresh", "memory"},
     {"sqlite", "proxies"},
     {"service"},
     {"protocol"},

@@ -115,7 +115,7 @@ def open_server(config: Config, listen: Listen, threads: int) -> Server:
     Raises:
         ConfigurationError: if the service cannot be built, or nothing can listen there.
     """
-    application = Application(config.build(time.time()), config.server.proxies())
+    application = Application(config.build(time.time(), threads), config.server.proxies())
     for finding in config.findings(time.time()):
         _log.warning("%s", finding)
     try:

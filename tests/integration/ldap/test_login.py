@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -26,12 +26,14 @@ GROUPS = "ou=groups,dc=example,dc=test"
 NOBODY: dict[str, Any] = {"bind_dn": "", "bind_password": None}
 BIND_AS: dict[str, Any] = {"bind_as": f"uid={{user}},{PEOPLE}", "bind_dn": "", "bind_password": None}
 
+OTHERS = {"bob": "pw-bob", "carol": "pw-carol", "dave": "pw-dave", "erin": "pw-erin"}
+
 
 class LdapContract(BackendContract):
     """What holds for every backend holds for this one in every way of connecting."""
 
     username, password = "alice", "pw-alice"
-    others: ClassVar[dict[str, str]] = {"bob": "pw-bob", "carol": "pw-carol", "dave": "pw-dave", "erin": "pw-erin"}
+    others = OTHERS
 
     @pytest.fixture
     def backend(self, slapd: Slapd, new_backend: NewBackend) -> Backend:
@@ -386,7 +388,7 @@ def test_every_step_of_finding_an_account_is_shown(slapd: Slapd, new_backend: Ne
     assert bad.subject == f"ldaps://127.0.0.1:{slapd.port}"
     steps = [*backend.trace("ALICE")]
     assert not [step for step in steps if step.trouble]
-    text = "\n".join(map(str, steps))
+    text = " ".join(step.fact for step in steps)
     for wanted in (f"uid=alice,{PEOPLE}", "alice (from 'uid')", "developers", "pwdChangedTime="):
         assert wanted in text
     for name, trouble in (("unknown", "no such account"), ("locked", "is locked"), ("dup", "several entries")):
