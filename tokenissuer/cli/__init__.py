@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 if all is good, 1 for a finding or an error, 2 for wrong usage.
     """
+    # A letter that the terminal's encoding does not have must not end a command whose work is done.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     parsed = _parser().parse_args(arguments)
     try:
         code: int = parsed.run(parsed)

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import string
 import time
 from collections.abc import Callable
@@ -28,7 +29,8 @@ DEFAULT_ACCOUNT: Final = "admin"
 
 _PASSWORD_LENGTH: Final = 24
 _REGISTRY_FILE: Final = "registry.yml"
-_UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# What TOML or YAML cannot hold in a string, or takes for the end of a line.
+_UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ class SetUp:
             ConfigurationError: if a file is already there; nothing has been written then.
         """
         folder = self.folder.absolute()
+        if _UNPRINTABLE.search(str(folder)):
+            raise ConfigurationError("the folder's name holds a control character or is not UTF-8; name another folder")
         private = generate_private_key(self.key_type)
         key = SigningKey(private, self_signed_certificate(private, self.issuer, time.time()))
         certificate = key.certificate.public_bytes(serialization.Encoding.PEM)
@@ -90,8 +94,7 @@ class SetUp:
         with contextlib.ExitStack() as undo:
             _make_folder(folder, undo)
             for name, (content, mode) in texts.items():
-                _write_new(folder / name, content, mode)
-                undo.callback((folder / name).unlink)
+                _write_new(folder / name, content, mode, undo)
             password = new_password()
             (backend,) = load_config(folder / FILE_NAME).backends
             backend.build().backend.set_password(self.account, password)
@@ -157,8 +160,9 @@ def run(arguments: argparse.Namespace) -> int:
     password = set_up.write()
     print(f"Made a set-up in {set_up.folder.absolute()}.")
     print(f"First account: {set_up.account}   password: {password}   (shown only now)")
-    print(f"Start the issuer:    tokenissuer serve --config {set_up.config}")
-    print(f"Start the registry:  registry serve {set_up.registry}   (Debian: docker-registry serve …)")
+    print(f"Start the issuer:    tokenissuer serve --config {shlex.quote(str(set_up.config))}")
+    print(f"Start the registry:  registry serve {shlex.quote(str(set_up.registry))}")
+    print("                     (Debian: docker-registry serve ...)")
     return 0
 
 
@@ -179,23 +183,25 @@ def _checked_realm(text: str) -> str:
 
 def _name(text: str) -> str:
     if not text or _UNPRINTABLE.search(text):
-        raise ValueError("it is empty or holds a control character")
+        raise ValueError("it is empty, holds a control character or is not UTF-8")
     return text
 
 
 def _quote(text: str) -> str:
-    """Write a string as TOML and YAML read it: both take JSON's."""
-    return json.dumps(text)
+    """Write a string as TOML and YAML read it: both take JSON's, but for pairs of surrogates."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _make_folder(folder: Path, undo: contextlib.ExitStack) -> None:
-    if not folder.is_dir():
-        folder.mkdir(parents=True)
-        undo.callback(folder.rmdir)
+    for each in (*reversed(folder.parents), folder):
+        if not each.is_dir():
+            each.mkdir()
+            undo.callback(each.rmdir)
 
 
-def _write_new(path: Path, content: bytes, mode: int) -> None:
+def _write_new(path: Path, content: bytes, mode: int, undo: contextlib.ExitStack) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    undo.callback(path.unlink)
     with os.fdopen(descriptor, "wb") as file:
         # Whatever the umask says.
         os.fchmod(descriptor, mode)

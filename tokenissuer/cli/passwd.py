@@ -46,8 +46,17 @@ def _read_password() -> str:
     """Read it without showing it; from a pipe, its first line.
 
     Raises:
-        TokenIssuerError: if the two do not agree, or there is none.
+        TokenIssuerError: if the two do not agree, or there is none, or it is not text.
     """
+    try:
+        return _typed_or_piped()
+    except EOFError:
+        raise TokenIssuerError("no password was typed; nothing is changed") from None
+    except UnicodeDecodeError:
+        raise TokenIssuerError("the password is not UTF-8; nothing is changed") from None
+
+
+def _typed_or_piped() -> str:
     if sys.stdin.isatty():
         password = getpass.getpass("New password: ")
         if getpass.getpass("Once more: ") != password:

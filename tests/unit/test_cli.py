@@ -1,0 +1,499 @@
+"""The command line: what it writes, what it says, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import pty
+import re
+import shlex
+import stat
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tokenissuer.cli import init, main
+from tokenissuer.cli.init import SetUp
+from tokenissuer.config import load_config
+from tokenissuer.keys import KeyType, PrivateKey, generate_private_key, load_signing_key
+from tokenissuer_backends import htpasswd
+from tokenissuer_backends.htpasswd import HtpasswdBackend, HtpasswdOptions
+
+Run = Callable[..., tuple[int, str, str]]
+FILES = {
+    "tokenissuer.toml": 0o644,
+    "auth.key": 0o400,
+    "auth.crt": 0o644,
+    "jwks.json": 0o644,
+    "users.htpasswd": 0o600,
+    "registry.yml": 0o644,
+}
+
+
+@pytest.fixture(autouse=True)
+def _cheap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """New hashes at the lowest cost; and no configuration but the one named."""
+    monkeypatch.setattr(htpasswd, "_BCRYPT_COST", 4)
+    monkeypatch.delenv("TOKENISSUER_CONFIG", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command in this process: exit code, standard output, standard error."""
+
+    def ran(*arguments: object) -> tuple[int, str, str]:
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return code, out, err
+
+    return ran
+
+
+def failed(ran: tuple[int, str, str], *says: str) -> str:
+    """The one line of a command that could not do it."""
+    code, out, err = ran
+    assert (code, out) == (1, "")
+    assert err.startswith("tokenissuer: ")
+    assert err.count("\n") == 1
+    for word in says:
+        assert word in err
+    return err
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str | bytes], None]]:
+    """Let standard input be this, from a pipe."""
+    with contextlib.ExitStack() as opened:
+
+        def piped(text: str | bytes) -> None:
+            reading, writing = os.pipe()
+            os.write(writing, text.encode() if isinstance(text, str) else text)
+            os.close(writing)
+            monkeypatch.setattr(sys, "stdin", opened.enter_context(os.fdopen(reading, encoding="utf-8")))
+
+        yield piped
+
+
+def password_of(out: str) -> str:
+    (password,) = re.findall(r"password: (\S+)", out)
+    return str(password)
+
+
+def test_init_writes_a_set_up_that_check_approves(run: Run, tmp_path: Path) -> None:
+    """Every file with its mode whatever the umask, and the password shown logs in."""
+    folder = tmp_path / "new" / "set-up"
+    before = os.umask(0o077)
+    try:
+        code, out, err = run("init", folder, "--account", "alice", "--realm", "https://auth.example.com/token")
+    finally:
+        os.umask(before)
+    assert (code, err) == (0, "")
+    assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == FILES
+    backend = HtpasswdBackend(HtpasswdOptions(folder / "users.htpasswd"))
+    assert backend.authenticate("alice", password_of(out)).name == "alice"
+    key = load_signing_key(folder / "auth.key", folder / "auth.crt")
+    assert json.loads((folder / "jwks.json").read_text()) == key.jwk_set()
+    written = "".join(path.read_text() for path in folder.iterdir())
+    assert password_of(out) not in written
+    # Only because hashes are made cheap here.
+    _, out, _ = run("check", "--config", folder / "tokenissuer.toml")
+    assert [line for line in out.splitlines() if "cost 4" not in line] == []
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("kind", ["file", "folder", "dangling-link"])
+def test_init_overwrites_nothing(run: Run, tmp_path: Path, name: str, kind: str) -> None:
+    """Not one file of it, and then it writes none of the others either."""
+    path = tmp_path / name
+    if kind == "file":
+        path.write_text("mine")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(tmp_path / "nowhere" / "else")
+    failed(run("init", tmp_path), str(path), "nothing is overwritten")
+    assert list(tmp_path.iterdir()) == [path]
+    if kind == "file":
+        assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("account", ["a:b", "#a", " a"])
+def test_init_leaves_nothing_behind_when_it_fails_at_the_end(run: Run, tmp_path: Path, account: str) -> None:
+    """Neither files nor the folders it made for them."""
+    failed(run("init", tmp_path / "a" / "b" / "c", "--account", account), "account name")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", range(len(FILES)))
+def test_init_leaves_nothing_behind_when_the_disk_is_full(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Whichever file it is at, and even if that one was begun."""
+    chmods = 0
+    real = os.fchmod
+
+    def full(descriptor: int, mode: int) -> None:
+        nonlocal chmods
+        chmods += 1
+        if chmods > number:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor, mode)
+
+    monkeypatch.setattr(os, "fchmod", full)
+    failed(run("init", tmp_path / "new" / "folder"), "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_init_keeps_what_others_have_in_the_folder(run: Run, tmp_path: Path) -> None:
+    """A folder that was there before stays, with everything in it, also when it fails."""
+    (tmp_path / "mine").write_text("mine")
+    failed(run("init", tmp_path, "--account", "a:b"))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    assert run("init", tmp_path)[0] == 0
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+NAMES = {
+    "plain": "plain",
+    "quotes": 'it\'s "quoted"',
+    "backslashes": "a\\b\\n\\u0041\\",
+    "dollars": "$issuer ${realm} $$",
+    "braces": "{account} {{}} %s",
+    "comment": "a # b",
+    "yaml": "a: [b, c]",
+    "toml": "\"\"\"'''=",
+    "umlauts": "\N{LATIN SMALL LETTER U WITH DIAERESIS}ml\N{LATIN SMALL LETTER A WITH DIAERESIS}ut",
+    "beyond-the-basic-plane": "\N{SPOUTING WHALE}",
+    "right-to-left": "\N{HEBREW LETTER ALEF}\N{HEBREW LETTER BET}",
+    "spaces": "a  b",
+    "number": "007",
+    "truth": "true",
+}
+
+
+def yaml_string(text: str, key: str) -> str:
+    """The value of a key in double quotes, which YAML reads as JSON does."""
+    (value,) = re.findall(rf"^    {key}: (\".*\")$", text, re.MULTILINE)
+    return str(json.loads(value))
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_init_writes_any_printable_name_into_toml_and_yaml(run: Run, tmp_path: Path, name: str) -> None:
+    """Letter by letter, in both files."""
+    folder = tmp_path / name.replace("/", "-")
+    account = name.replace(":", "-").strip("#")
+    code, _, err = run("init", folder, "--issuer", name, "--service", name, "--account", account)
+    assert (code, err) == (0, "")
+    config = load_config(folder / "tokenissuer.toml")
+    assert (config.issuer.name, config.issuer.services) == (name, (name,))
+    assert config.rules[0].accounts == {account}
+    registry = (folder / "registry.yml").read_text(encoding="utf-8")
+    assert yaml_string(registry, "service") == name
+    assert yaml_string(registry, "issuer") == name
+    assert yaml_string(registry, "rootcertbundle") == str(folder / "auth.crt")
+    # The commented line must be right as well once its sign is taken away.
+    text = (folder / "tokenissuer.toml").read_text(encoding="utf-8").replace("#key_forms", "key_forms")
+    assert tomllib.loads(text)["signing"]["key_forms"] == {name: "thumbprint"}
+
+
+@pytest.mark.parametrize("option", ["--issuer", "--service", "--account", "--realm"])
+@pytest.mark.parametrize(
+    "value", ["", "a\nb", "a\tb", "a\x00", "a\x7f", "a\x85", "\x1b[0m", "a\u2028b", "\udcff", "\ufffe"], ids=ascii
+)
+def test_init_refuses_names_that_cannot_be_written(run: Run, tmp_path: Path, option: str, value: str) -> None:
+    """As wrong usage, before anything is made."""
+    code, out, err = run("init", tmp_path / "new", option, value)
+    assert (code, out) == (2, "")
+    assert f"argument {option}" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_init_refuses_a_folder_whose_name_would_break_a_file(run: Run, tmp_path: Path) -> None:
+    """It stands in a comment of registry.yml."""
+    failed(run("init", tmp_path / "a\nb"), "control character")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_init_says_where_it_cannot_write(run: Run, tmp_path: Path) -> None:
+    """A file in the folder's place is one line."""
+    (tmp_path / "file").write_text("")
+    failed(run("init", tmp_path / "file"), "file")
+    failed(run("init", tmp_path / "file" / "below"), "file")
+
+
+def test_init_prints_commands_that_can_be_copied(run: Run, tmp_path: Path) -> None:
+    """Also from a folder with a space."""
+    folder = tmp_path / "my folder"
+    _, out, _ = run("init", folder)
+    (serve,) = re.findall(r"tokenissuer serve .*", out)
+    assert shlex.split(serve) == ["tokenissuer", "serve", "--config", str(folder / "tokenissuer.toml")]
+    assert out.isascii()
+
+
+def test_init_makes_another_password_each_time(run: Run, tmp_path: Path) -> None:
+    """Long, random, and of letters no shell needs quotes for."""
+    passwords = {password_of(run("init", tmp_path / str(number))[1]) for number in range(5)}
+    assert len(passwords) == 5
+    assert all(re.fullmatch("[A-Za-z0-9]{20,}", password) for password in passwords)
+
+
+def test_init_makes_rsa_keys_when_asked(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the other option; the size is the key module's."""
+    asked: list[KeyType] = []
+
+    def generate(kind: KeyType) -> PrivateKey:
+        asked.append(kind)
+        return generate_private_key(KeyType.EC)
+
+    monkeypatch.setattr(init, "generate_private_key", generate)
+    assert run("init", tmp_path / "a", "--key-type", "rsa")[0] == 0
+    assert asked == [KeyType.RSA]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param([], id="no-command"),
+        pytest.param(["nonsense"], id="unknown-command"),
+        pytest.param(["check", "--nonsense"], id="unknown-option"),
+        pytest.param(["passwd"], id="missing-argument"),
+        pytest.param(["init", "a", "b"], id="too-many"),
+        pytest.param(["init", "--key-type", "dsa"], id="key-type"),
+        pytest.param(["init", "--realm", "auth.example.com"], id="realm"),
+        pytest.param(["serve", "--listen", "nonsense"], id="listen"),
+        pytest.param(["serve", "--listen", "127.0.0.1:65536"], id="port"),
+        pytest.param(["serve", "--listen", "127.0.0.1:" + "9" * 5000], id="long-port"),
+        pytest.param(["serve", "--threads", "0"], id="no-threads"),
+        pytest.param(["serve", "--threads", "-1"], id="negative-threads"),
+        pytest.param(["serve", "--log-level", "loud"], id="log-level"),
+        pytest.param(["quickstart", "--listen", "x"], id="quickstart"),
+    ],
+)
+def test_wrong_usage_ends_with_2(run: Run, arguments: list[str]) -> None:
+    """And a line that says how it is used."""
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("usage: tokenissuer")
+
+
+@pytest.mark.parametrize("command", ["quickstart", "init", "serve", "check", "passwd"])
+def test_every_command_has_help(run: Run, command: str) -> None:
+    """And the program lists it."""
+    assert run(command, "--help")[0] == 0
+    code, out, _ = run("--help")
+    assert code == 0
+    assert re.search(rf"^    {command} +\w", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("arguments", [["check"], ["serve"], ["passwd", "bob"]])
+@pytest.mark.parametrize("content", [None, "nonsense = [", "[issuer]\nname = 5\n", b"\xff\xfe", b"a = 1\0"])
+def test_a_configuration_that_cannot_be_used_is_one_line(
+    run: Run, tmp_path: Path, arguments: list[str], content: str | bytes | None
+) -> None:
+    """For every command that needs one, with the file's name."""
+    path = tmp_path / "other.toml"
+    if content is not None:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    failed(run(*arguments, "--config", path), str(path))
+    failed(run("--config", path, *arguments), str(path))
+
+
+def test_without_any_configuration_all_places_are_named(run: Run) -> None:
+    """And how to make one."""
+    failed(run("check"), "--config FILE", "./tokenissuer.toml", "/etc/tokenissuer/tokenissuer.toml", "tokenissuer init")
+
+
+def test_the_configuration_is_found_in_order(
+    run: Run, set_up: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Option, environment, working folder."""
+    monkeypatch.chdir(set_up)
+    assert run("check")[0] == 0
+    monkeypatch.setenv("TOKENISSUER_CONFIG", str(tmp_path / "from-environment"))
+    failed(run("check"), "from-environment")
+    failed(run("check", "--config", "from-option"), "from-option")
+
+
+def test_check_says_that_all_is_well(run: Run, set_up: Path) -> None:
+    """In one line, with exit code 0."""
+    config = set_up / "tokenissuer.toml"
+    assert run("check", "--config", config) == (0, f"ok: {config}: nothing to mend\n", "")
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def broken_line(folder: Path) -> None:
+    (folder / "users.htpasswd").write_text("alice:planted-word\n")
+
+
+FINDINGS: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "key-mode": (lambda f: (f / "auth.key").chmod(0o644), "error: ", "chmod 0400"),
+    "password-file-mode": (lambda f: (f / "users.htpasswd").chmod(0o644), "error: ", "chmod 0600"),
+    "missing-key": (lambda f: (f / "auth.key").unlink(), "error: [signing]: ", "No such file"),
+    "missing-password-file": (lambda f: (f / "users.htpasswd").unlink(), "error: backend 'htpasswd': ", "No such file"),
+    "broken-line": (broken_line, "error: backend 'htpasswd': ", "line 1"),
+    "plain-http": (
+        lambda f: edit(f / "tokenissuer.toml", "https://", "http://"),
+        "warning: [issuer] realm: ",
+        "put a proxy with TLS in front",
+    ),
+    "long-lifetime": (
+        lambda f: edit(f / "tokenissuer.toml", "[signing]", "lifetime = 7200\n[signing]"),
+        "warning: [issuer] lifetime: ",
+        "use at most 3600",
+    ),
+    "push-without-pull": (
+        lambda f: edit(f / "tokenissuer.toml", '["pull", "push"]', '["push"]'),
+        "warning: [[access]] 1: ",
+        'use actions = ["pull", "push"]',
+    ),
+    "everyone-pushes": (
+        lambda f: edit(f / "tokenissuer.toml", "authenticated = true", "everyone = true"),
+        "warning: [[access]] 1: ",
+        "use authenticated = true",
+    ),
+    "only-denials": (
+        lambda f: edit(f / "tokenissuer.toml", 'actions = ["pull', 'effect = "deny"\nactions = ["pull'),
+        "warning: [[access]]: ",
+        "add one",
+    ),
+}
+
+
+@pytest.mark.parametrize(("harm", "begins", "says"), FINDINGS.values(), ids=FINDINGS)
+def test_check_names_what_is_wrong_and_what_to_do(
+    run: Run, set_up: Path, harm: Callable[[Path], object], begins: str, says: str
+) -> None:
+    """One line for each finding, and exit code 1."""
+    harm(set_up)
+    code, out, err = run("check", "--config", set_up / "tokenissuer.toml")
+    assert (code, err, out.count("\n")) == (1, "", 1)
+    assert out.startswith(begins)
+    assert says in out
+    assert "planted-word" not in out
+
+
+def test_check_tells_everything_at_once(run: Run, set_up: Path) -> None:
+    """One thing that is wrong hides no other."""
+    (set_up / "auth.crt").write_text("")
+    (set_up / "users.htpasswd").chmod(0o666)
+    edit(set_up / "tokenissuer.toml", "https://", "http://")
+    code, out, _ = run("check", "--config", set_up / "tokenissuer.toml")
+    assert (code, out.count("\n")) == (1, 3)
+
+
+@pytest.mark.parametrize("text", ["new-word\n", "new-word", "new-word\r\n", "new-word\nnext line\n"])
+def test_passwd_takes_the_first_line_of_standard_input(
+    run: Run, set_up: Path, typed: Callable[[str | bytes], None], text: str
+) -> None:
+    """Without its end, and never shows it."""
+    for name in ("alice", "bob"):
+        typed(text)
+        code, out, err = run("passwd", name, "--config", set_up / "tokenissuer.toml")
+        assert (code, err) == (0, "")
+        assert f"'{name}'" in out
+        assert "new-word" not in out
+        backend = HtpasswdBackend(HtpasswdOptions(set_up / "users.htpasswd"))
+        assert backend.authenticate(name, "new-word").name == name
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        pytest.param("", "no password on standard input", id="nothing"),
+        pytest.param("\n", "empty", id="empty-line"),
+        pytest.param("planted" * 11 + "\n", "77 bytes", id="too-long"),
+        pytest.param("planted\0\n", "control character", id="nul"),
+        pytest.param(b"planted\xff\n", "UTF-8", id="not-utf-8"),
+    ],
+)
+def test_passwd_refuses_what_can_be_no_password(
+    run: Run, set_up: Path, typed: Callable[[str | bytes], None], text: str | bytes, says: str
+) -> None:
+    """In one line, without it, and the file stays as it was."""
+    before = (set_up / "users.htpasswd").read_bytes()
+    typed(text)
+    assert "planted" not in failed(run("passwd", "alice", "--config", set_up / "tokenissuer.toml"), says)
+    assert (set_up / "users.htpasswd").read_bytes() == before
+
+
+def test_passwd_needs_a_backend_that_keeps_passwords(
+    run: Run, set_up: Path, typed: Callable[[str | bytes], None]
+) -> None:
+    """And says so before it asks for one."""
+    typed("")
+    failed(run("passwd", "alice", "--backend", "ldap", "--config", set_up / "tokenissuer.toml"), "'ldap'")
+
+
+PROGRAM = [sys.executable, "-P", "-m", "tokenissuer"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "code", "says"),
+    [
+        pytest.param([b"new-word\n", b"new-word\n"], 0, b"is set", id="twice-the-same"),
+        pytest.param([b"new-word\n", b"other\n"], 1, b"the two passwords differ", id="two-different"),
+        pytest.param([b"\x04"], 1, b"no password", id="end-of-input"),
+        pytest.param([b"\x03"], 130, b"", id="ctrl-c"),
+    ],
+)
+def test_passwd_asks_at_a_terminal(set_up: Path, answers: list[bytes], code: int, says: bytes) -> None:
+    """Without showing what is typed, and without a traceback however it ends."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execv(PROGRAM[0], [*PROGRAM, "passwd", "alice", "--config", str(set_up / "tokenissuer.toml")])
+    seen = b""
+    prompts = 0
+    while True:
+        try:
+            piece = os.read(terminal, 1000)
+        except OSError:
+            break
+        if not piece:
+            break
+        seen += piece
+        if seen.count(b": ") > prompts and prompts < len(answers) and seen.endswith(b": "):
+            # The prompt is written before the echo is put out by some, after by others.
+            time.sleep(0.05)
+            os.write(terminal, answers[prompts])
+            prompts += 1
+    os.close(terminal)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert (status, b"Traceback" in seen) == (code, False), seen
+    assert says in seen
+    assert b"new-word" not in seen
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8", "POSIX"])
+@pytest.mark.parametrize("encoding", ["", "ascii", "latin-1"])
+def test_output_is_written_in_any_encoding(tmp_path: Path, locale: str, encoding: str) -> None:
+    """The password is shown once: a letter the terminal does not have must not swallow it."""
+    environ = {"LC_ALL": locale, "PYTHONIOENCODING": encoding, "PATH": os.environ["PATH"]}
+    command = [*PROGRAM, "init", "new", "--account", "\N{SNOWMAN}"]
+    ran = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert b"password: " in ran.stdout
+
+
+def test_a_set_up_is_whole_before_its_password_is_shown(tmp_path: Path) -> None:
+    """What `write` returns logs in at once."""
+    set_up = SetUp(tmp_path / "new", account="bob")
+    password = set_up.write()
+    backend = HtpasswdBackend(HtpasswdOptions(tmp_path / "new" / "users.htpasswd"))
+    assert backend.authenticate("bob", password).name == "bob"
