@@ -134,27 +134,6 @@ def test_passwords_are_not_in_what_serve_writes(own_sites: Sites) -> None:
         assert secret not in server.output()
 
 
-def test_a_login_survives_a_restart_and_ends_when_it_is_revoked(
-    own_sites: Sites, new_client: NewClient, new_image: NewImage, host: Host
-) -> None:
-    """What docker keeps is an identity token: good until `sessions revoke`, then the password is asked for again."""
-    issuer = own_sites.new_issuer("sessions")
-    server = issuer.start()
-    site = own_sites.registry(issuer, 2)
-    client, reference = new_client(), site.reference(site.repository("alice"))
-    client.login(site.registry, "alice", issuer.passwords["alice"]).succeeded()
-    assert client.stored_logins()[site.registry]["identitytoken"]
-    server.stop()
-    issuer.start()
-    client.push(new_image(), reference).succeeded()
-    host.run(
-        *(host.tokenissuer(), "sessions", "revoke", "--account", "alice", "--config", str(issuer.config))
-    ).succeeded()
-    client.push(new_image(), reference).failed()
-    client.login(site.registry, "alice", issuer.passwords["alice"]).succeeded()
-    client.push(new_image(), reference).succeeded()
-
-
 def test_a_form_sent_in_chunks_is_read(own_sites: Sites) -> None:
     """Podman and skopeo send forms without a Content-Length."""
     issuer = own_sites.new_issuer("chunks")
