@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from tokenissuer.backend import Authenticated, Backend, Chain
+from tokenissuer.backend import Authenticated, Chain
 from tokenissuer.errors import BackendUnavailable, InvalidCredentials, LoginEnded
 from tokenissuer.plugin import load_plugin
 
@@ -187,8 +187,7 @@ class RefreshTokens:
     def offers(self, login: Authenticated, keepsake: str, client: Refresh) -> bool:
         """Whether this login is given a refresh token: not if nothing would tell that its password has changed."""
         return (
-            type(login.source.backend).lookup is not Backend.lookup
-            and bool(login.account.stamp or keepsake)
+            bool(login.account.stamp or keepsake)
             and client.client_id not in self._except_clients
             and client.service not in self._except_services
         )
