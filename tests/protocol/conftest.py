@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import socket
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -161,10 +166,10 @@ def key() -> SigningKey:
 
 
 @pytest.fixture(scope="session")
-def build(tmp_path_factory: pytest.TempPathFactory, key: SigningKey) -> Callable[[str], Application]:
-    """Build an application from the text of a configuration; the files it names are there."""
+def write(tmp_path_factory: pytest.TempPathFactory, key: SigningKey) -> Callable[[str], Path]:
+    """Write a configuration into a folder of its own, and the files it names."""
 
-    def built(text: str) -> Application:
+    def written(text: str = CONFIGURATION) -> Path:
         folder = tmp_path_factory.mktemp("set-up")
         (folder / "auth.key").write_bytes(private_pem(key.private))
         (folder / "auth.crt").write_bytes(key.certificate.public_bytes(Encoding.PEM))
@@ -173,9 +178,73 @@ def build(tmp_path_factory: pytest.TempPathFactory, key: SigningKey) -> Callable
         (folder / "users.groups").write_text("developers: bob\n")
         path = folder / "tokenissuer.toml"
         path.write_text(text)
-        return Application(load_config(path).build(time.time()))
+        for name in ("auth.key", "users.htpasswd"):
+            (folder / name).chmod(0o600)
+        return path
 
-    return built
+    return written
+
+
+@pytest.fixture(scope="session")
+def build(write: Callable[[str], Path]) -> Callable[[str], Application]:
+    """Build an application from the text of a configuration."""
+    return lambda text: Application(load_config(write(text)).build(time.time()))
+
+
+@dataclass
+class Server:
+    """`tokenissuer serve` in a process of its own, saying all it can."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    output: Path
+
+    def talk(self, sent: bytes, *more: bytes, seconds: float = 10) -> bytes:
+        """Send bytes as they are, in several pieces where there are more, and return all that comes back."""
+        with socket.create_connection(("127.0.0.1", self.port), seconds) as connection:
+            back = b""
+            with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+                connection.sendall(sent)
+                for piece in more:
+                    time.sleep(0.05)
+                    connection.sendall(piece)
+                connection.shutdown(socket.SHUT_WR)
+                while data := connection.recv(65536):
+                    back += data
+            return back
+
+    def stop(self) -> str:
+        """End it and return everything it wrote."""
+        self.process.terminate()
+        self.process.wait(20)
+        return self.output.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], Server]]:
+    """Start `tokenissuer serve` for a configuration; it ends with the module's tests."""
+    with contextlib.ExitStack() as started:
+
+        def start(config: Path) -> Server:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = probe.getsockname()[1]
+            output = tmp_path_factory.mktemp("serve") / "output"
+            options = ["serve", "--config", str(config), "--listen", f"127.0.0.1:{port}", "--log-level", "debug"]
+            with output.open("wb") as file:
+                process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "tokenissuer", *options], stdout=file, stderr=file
+                )
+            started.callback(process.wait, 20)
+            started.callback(process.kill)
+            for _ in range(400):
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                    return Server(process, port, output)
+                assert process.poll() is None, output.read_text()
+                time.sleep(0.05)
+            raise AssertionError(output.read_text())
+
+        yield start
 
 
 def _hash(password: str) -> str:
