@@ -103,6 +103,7 @@ class HtpasswdBackend(Backend):
     """
 
     Options = HtpasswdOptions
+    rereads = frozenset({"path", "groups"})
 
     def __init__(self, options: HtpasswdOptions) -> None:
         self._options: Final = options

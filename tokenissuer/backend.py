@@ -84,6 +84,9 @@ class Backend(ABC):
 
     #: A frozen dataclass: its fields, declared with `option`, are the keys of the backend's table.
     Options: ClassVar[type[Any]]
+    #: Those options that name files which the backend itself reads again when they change. Others make it anew.
+    rereads: ClassVar[frozenset[str]] = frozenset()
+
     #: Whether the core may remember an account for a moment after a right password. Not if it carries a secret.
     may_be_remembered: ClassVar[bool] = True
 

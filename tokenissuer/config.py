@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import os
 import tomllib
@@ -18,7 +19,7 @@ from tokenissuer.finding import Finding, Severity
 from tokenissuer.issuer import MIN_LIFETIME, Issuer
 from tokenissuer.keys import KeyForm, SigningKey, file_findings, load_signing_key
 from tokenissuer.memory import LONGEST, Memory
-from tokenissuer.options import decode, near_match, option
+from tokenissuer.options import decode, files_in, near_match, option
 from tokenissuer.policy import REPOSITORY_ACTIONS, Glob, IPNetwork, Policy, Rule
 from tokenissuer.proxies import UNIX, X_FORWARDED_FOR, TrustedProxies
 from tokenissuer.refresh import RefreshTokens, Store, load_store
@@ -239,6 +240,15 @@ class Config:
             ConfigurationError: if they cannot be used.
         """
         return load_signing_key(self.signing.key, self.signing.certificate)
+
+    def files(self) -> frozenset[Path]:
+        """Return the files on which what is built here depends, less those that a backend itself reads again."""
+        found = {self.path, self.signing.key, self.signing.certificate}
+        for backend in self.backends:
+            for field in dataclasses.fields(backend.options):
+                if field.name not in backend.cls.rereads:
+                    found.update(files_in(getattr(backend.options, field.name)))
+        return frozenset(found)
 
     def key_forms(self) -> dict[str, KeyForm]:
         """Return how tokens name their key, for the services where that is said."""

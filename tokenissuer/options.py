@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -18,12 +18,18 @@ _TYPE_NAMES: Final = {str: "a string", int: "a whole number", bool: "true or fal
 
 
 class Secret:
-    """A value that shows in no log, traceback or `repr`."""
+    """A value that shows in no log, traceback or `repr`.
 
-    __slots__ = ("__value",)
+    Args:
+        value: the value.
+        file: where it was read from, if from a file of its own.
+    """
 
-    def __init__(self, value: str) -> None:
+    __slots__ = ("__value", "file")
+
+    def __init__(self, value: str, file: Path | None = None) -> None:
         self.__value = value
+        self.file: Final = file
 
     def reveal(self) -> str:
         """Return the value itself."""
@@ -93,6 +99,28 @@ def decode(schema: type[T], table: Mapping[str, Any], where: str, folder: Path) 
         raise ConfigurationError(f"{where}: {error}") from None
 
 
+def files_in(value: Any) -> Iterator[Path]:
+    """Return every path in decoded options, and every file that a secret was read from.
+
+    Args:
+        value: an instance of a dataclass of options, or what a field of one holds.
+    """
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, Secret):
+        if value.file is not None:
+            yield value.file
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from files_in(getattr(value, field.name))
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from files_in(item)
+    elif isinstance(value, (tuple, frozenset)):
+        for item in value:
+            yield from files_in(item)
+
+
 def _is_secret(hint: Any) -> bool:
     return hint is Secret or Secret in typing.get_args(hint)
 
@@ -106,7 +134,7 @@ def _secret_from_file(path: Path, where: str) -> Secret:
     text = text.removesuffix("\n").removesuffix("\r")
     if not text:
         raise ConfigurationError(f"{where}: {path} is empty; put the secret into it")
-    return Secret(text)
+    return Secret(text, path)
 
 
 def _decode_value(hint: Any, raw: Any, where: str, folder: Path) -> Any:

@@ -27,6 +27,8 @@ LAYERS = [
     {"service"},
     {"protocol"},
     {"config", "app"},
+    {"live", "listener", "supervisor", "log"},
+    {"wsgi"},
     {"cli"},
     {"__main__"},
 ]

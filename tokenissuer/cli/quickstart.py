@@ -18,16 +18,14 @@ from pathlib import Path
 from typing import Final
 
 from tokenissuer.cli.init import SetUp
-from tokenissuer.cli.serve import (
-    DEFAULT_LISTEN,
-    Listen,
-    log_to_stderr,
-    open_server,
-    stopped_by_signal,
-)
+from tokenissuer.cli.serve import DEFAULT_LISTEN, listen_argument, open_server, stopped_by_signal
 from tokenissuer.config import Config, load_config
 from tokenissuer.errors import ConfigurationError, TokenIssuerError
+from tokenissuer.listener import Listen
+from tokenissuer.log import log_to_stderr
 
+#: A closed terminal ends it as Ctrl-C does.
+_STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _DEFAULT_FOLDER: Final = "tokenissuer-quickstart"
 _DEFAULT_REGISTRY_LISTEN: Final = "127.0.0.1:5000"
 _REGISTRY_PROGRAMS: Final = ("registry", "docker-registry")
@@ -42,14 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--listen",
-        type=Listen.parse,
-        default=Listen.parse(DEFAULT_LISTEN),
+        type=listen_argument,
+        default=DEFAULT_LISTEN,
         metavar="HOST:PORT",
         help=f"the issuer's address; else {DEFAULT_LISTEN}",
     )
     parser.add_argument(
         "--registry-listen",
-        type=Listen.parse,
+        type=listen_argument,
         default=Listen.parse(_DEFAULT_REGISTRY_LISTEN),
         metavar="HOST:PORT",
         help=f"the registry's address; else {_DEFAULT_REGISTRY_LISTEN}",
@@ -68,8 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     config = load_config(set_up.config)
     _refuse_other_port(config, listen)
-    with stopped_by_signal(), _registry(set_up, registry_listen):
-        server = open_server(config, listen, threads=8)
+    with stopped_by_signal(_STOPPING), _registry(set_up, registry_listen):
+        server = open_server(set_up.config, listen, threads=8, stopped_by=_STOPPING)
         print(f"Issuer:    http://{listen}")
         print(login)
         print("Ctrl-C stops everything.", flush=True)

@@ -1,86 +1,53 @@
-"""`tokenissuer serve`: the application under waitress."""
+"""`tokenissuer serve`: the application under waitress, in one process or several."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import logging
+import os
 import signal
-import sys
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, NoReturn
 
-from waitress.server import create_server
+from tokenissuer.config import find_config
+from tokenissuer.listener import STOP_PATIENCE, Listen, Listener, inherited_sockets, open_sockets
+from tokenissuer.live import LOOK_INTERVAL, LiveApplication
+from tokenissuer.log import log_to_stderr
+from tokenissuer.supervisor import Supervisor
 
-from tokenissuer.app import Application
-from tokenissuer.config import Config, find_config, load_config
-from tokenissuer.errors import ConfigurationError
-
-DEFAULT_LISTEN: Final = "127.0.0.1:5001"
+DEFAULT_LISTEN: Final = Listen("127.0.0.1", 5001)
 
 _log: Final = logging.getLogger("tokenissuer")
 
-#: Bytes: a query with every possible mount source, and an access token or password in a header.
-_MAX_HEADER_SIZE: Final = 128 * 1024
-#: Bytes: above what the application reads, so that its own answer says what is wrong.
-_MAX_BODY_SIZE: Final = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Listen:
-    """An address to listen on, as HOST:PORT; port 0 is any that is free."""
-
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> Listen:
-        """Read HOST:PORT.
-
-        Raises:
-            argparse.ArgumentTypeError: if it is none.
-        """
-        host, _, port = text.rpartition(":")
-        if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
-            raise argparse.ArgumentTypeError(f"'{text}' is no HOST:PORT such as {DEFAULT_LISTEN}")
-        return cls(host, int(port))
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+#: What ends `serve`.
+STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "--listen", type=Listen.parse, default=DEFAULT_LISTEN, metavar="HOST:PORT", help=f"else {DEFAULT_LISTEN}"
+        "--listen", type=listen_argument, default=DEFAULT_LISTEN, metavar="HOST:PORT", help=f"else {DEFAULT_LISTEN}"
     )
-    parser.add_argument("--threads", type=_threads, default=8, metavar="N", help="requests answered at once; else 8")
+    parser.add_argument("--workers", type=_workers, default=1, metavar="N", help="processes; else 1")
+    parser.add_argument(
+        "--threads", type=_threads, default=8, metavar="N", help="requests answered at once by each process; else 8"
+    )
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info", help="else info")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """answer token requests"""
     log_to_stderr(arguments.log_level)
-    config = load_config(find_config(arguments.config))
     with stopped_by_signal():
-        server = open_server(config, arguments.listen, arguments.threads)
-        _log.info("serving %s on http://%s", config.path, arguments.listen)
+        server = open_server(find_config(arguments.config), arguments.listen, arguments.threads, arguments.workers)
         server.run()
     _log.info("stopped")
     return 0
-
-
-def log_to_stderr(level: str) -> None:
-    """Write the log to standard error, one line each, with UTC times."""
-    formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%S")
-    formatter.converter = time.gmtime
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter)
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # It warns at every busy moment.
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,62 +55,123 @@ class Server:
     """The application, and what listens for it.
 
     Args:
+        path: the configuration file.
         application: answers.
-        listener: waitress's server.
+        sockets: what to listen on.
+        threads: requests answered at once by each process.
+        workers: how many processes.
+        stopped_by: what ends it.
     """
 
-    application: Application
-    listener: Any
+    path: Path
+    application: LiveApplication
+    sockets: Sequence[socket.socket] = field(repr=False)
+    threads: int
+    workers: int = 1
+    stopped_by: Sequence[signal.Signals] = STOPPING
 
     def run(self) -> None:
-        """Serve until something stops it, then let go of everything."""
+        """Serve until SIGTERM or SIGINT; answer what has come until then, and let go of everything.
+
+        A change of a file reads everything again, and so does SIGHUP, unless that is one of `stopped_by`.
+        """
+        addresses = ", ".join(_url(sock) for sock in self.sockets)
         try:
-            self.listener.run()
+            if self.workers == 1:
+                listener = Listener(self.application, self.sockets, self.threads)
+                _log.info("serving %s on %s", self.path, addresses)
+                self._serve(listener, self.application.look, self.application.reload)
+            else:
+                _log.info("serving %s on %s with %d workers", self.path, addresses, self.workers)
+                supervisor = Supervisor(self._work, self.workers, self._follow, STOP_PATIENCE + 5)
+                supervisor.run(stopping=self._close_sockets)
         finally:
-            self.listener.close()
+            self._close_sockets()
             self.application.close()
 
+    def _follow(self, at_once: bool) -> bool:
+        return self.application.reload() if at_once else self.application.look()
 
-def open_server(config: Config, listen: Listen, threads: int) -> Server:
-    """Build the service and listen.
+    def _work(self) -> None:
+        parent = os.getppid()
+        listener = Listener(self.application, self.sockets, self.threads)
+
+        def look() -> None:
+            if os.getppid() != parent:
+                listener.stop()
+
+        def follow() -> None:
+            # The parent has already built what the files say. A worker that cannot is replaced by a fork of the parent:
+            # in the end all do the same.
+            if not self.application.reload():
+                listener.stop()
+
+        self._serve(listener, look, follow)
+        self.application.close()
+
+    def _serve(self, listener: Listener, look: Callable[[], object], follow: Callable[[], object]) -> None:
+        heard, ended = threading.Event(), threading.Event()
+
+        def keep_house() -> None:
+            while not ended.is_set():
+                if heard.wait(LOOK_INTERVAL):
+                    heard.clear()
+                    if not ended.is_set():
+                        follow()
+                else:
+                    look()
+
+        # Beside the loop that moves bytes, which nothing may hold up.
+        housekeeper = threading.Thread(target=keep_house, name="housekeeper", daemon=True)
+        before = signal.signal(signal.SIGHUP, lambda *_: heard.set())
+        try:
+            with listener.stopped_by(*self.stopped_by):
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {*STOPPING, signal.SIGHUP, signal.SIGCHLD})
+                housekeeper.start()
+                listener.run()
+        finally:
+            ended.set()
+            heard.set()
+            housekeeper.join(STOP_PATIENCE)
+            if signal.SIGHUP not in self.stopped_by:
+                signal.signal(signal.SIGHUP, before)
+
+    def _close_sockets(self) -> None:
+        for sock in self.sockets:
+            sock.close()
+
+
+def open_server(
+    path: Path, listen: Listen, threads: int, workers: int = 1, stopped_by: Sequence[signal.Signals] = STOPPING
+) -> Server:
+    """Build the application and listen.
 
     Args:
-        config: what to serve.
-        listen: where.
-        threads: requests answered at once.
+        path: the configuration file.
+        listen: where; what systemd listens on already goes before it.
+        threads: requests answered at once by each process.
+        workers: how many processes.
+        stopped_by: what ends it.
 
     Raises:
-        ConfigurationError: if the service cannot be built, or nothing can listen there.
+        ConfigurationError: if the application cannot be built, or nothing can listen there.
     """
-    application = Application(config.build(time.time(), threads), config.server.proxies())
-    for finding in config.findings(time.time()):
-        _log.warning("%s", finding)
+    application = LiveApplication(path, threads)
     try:
-        listener = create_server(
-            application,
-            host=listen.host,
-            port=listen.port,
-            threads=threads,
-            ident=None,
-            max_request_header_size=_MAX_HEADER_SIZE,
-            max_request_body_size=_MAX_BODY_SIZE,
-            # Which of them count, `[server] trusted_proxies` says.
-            clear_untrusted_proxy_headers=False,
-        )
-    except (OSError, ValueError) as error:
+        sockets = inherited_sockets() or open_sockets(listen)
+    except BaseException:
         application.close()
-        raise ConfigurationError(f"cannot listen on {listen}: {_cause(error)}") from None
-    return Server(application, listener)
+        raise
+    return Server(path, application, sockets, threads, workers, stopped_by)
 
 
 @contextlib.contextmanager
-def stopped_by_signal() -> Iterator[None]:
-    """Let the first SIGTERM or Ctrl-C end what runs inside, and the next ones do nothing.
+def stopped_by_signal(numbers: Sequence[signal.Signals] = STOPPING) -> Iterator[None]:
+    """Let the first of these signals end what runs inside, and the next ones do nothing.
 
     Programs that stop others send a signal twice, to the process and to its group: the second must not cut short
     what the first began.
     """
-    numbers = (signal.SIGTERM, signal.SIGINT)
 
     def stop(number: int, frame: object) -> NoReturn:
         for each in numbers:
@@ -159,13 +187,34 @@ def stopped_by_signal() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _cause(error: OSError | ValueError) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror.lower()}; stop what listens there, or use --listen with another port"
-    return str(error)
+def listen_argument(text: str) -> Listen:
+    """Read HOST:PORT from the command line.
+
+    Raises:
+        argparse.ArgumentTypeError: if it is none.
+    """
+    try:
+        return Listen.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _url(sock: socket.socket) -> str:
+    if sock.family == socket.AF_UNIX:
+        return str(sock.getsockname())
+    host, port = sock.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _threads(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= 1000:
-        raise argparse.ArgumentTypeError(f"'{text}' is no number from 1 to 1000")
+    return _number(text, 1000)
+
+
+def _workers(text: str) -> int:
+    return _number(text, 100)
+
+
+def _number(text: str, most: int) -> int:
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number from 1 to {most}")
     return int(text)
