@@ -90,7 +90,7 @@ def test_an_expectation_is_met(server: Server) -> None:
             {413},
             id="chunked-form-too-large",
         ),
-        pytest.param(POST + b"Content-Length: 3000000\r\n\r\n" + b"a" * 3000000, {413, None}, id="body-far-too-large"),
+        pytest.param(POST + b"Content-Length: 3000000\r\n\r\n" + b"a" * 3000000, {413}, id="body-far-too-large"),
         pytest.param(POST + b"Content-Length: 99999999999999999999\r\n\r\n", {413}, id="length-far-too-large"),
         pytest.param(
             POST + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n", {400, 413, None}, id="length-of-5000-digits"
@@ -118,20 +118,19 @@ def test_hostile_requests_are_refused_and_the_server_goes_on(
     server: Server, sent: bytes, expected: set[int | None]
 ) -> None:
     """Never a failure, never a wait, and the next request is answered."""
-    assert status(server.talk(sent)) in expected
+    # Who sends more than is read may lose the answer with the connection.
+    lost = {None} if len(sent) > 100_000 else set()
+    assert status(server.talk(sent)) in expected | lost
     assert status(server.talk(POST + LENGTH + FORM)) == 200
 
 
 def test_a_length_beside_chunks_smuggles_nothing(server: Server) -> None:
-    """What one side takes for a second request must not be answered as one."""
-    inner = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    sent = (
-        POST.replace(b"Connection: close\r\n", b"")
-        + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
-    )
-    back = server.talk(sent + inner)
-    assert b'"status": "up"' not in back or back.count(b"HTTP/1.1 ") <= 2
-    assert b'"token"' not in back
+    """The chunks decide, as RFC 9112 says; what follows the last one is a request of its own."""
+    keep = POST.replace(b"Connection: close\r\n", b"")
+    both = keep + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunk = b"%x\r\n%s\r\n0\r\n\r\n" % (len(FORM), FORM)
+    back = server.talk(both + chunk + GET.replace(b"/token", b"/nowhere") + b"\r\n")
+    assert re.findall(rb"HTTP/1\.1 (\d{3}) ", back) in ([b"200", b"404"], [b"400"])
 
 
 def test_requests_in_a_row_on_one_connection_keep_apart(server: Server) -> None:
