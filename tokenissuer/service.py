@@ -6,16 +6,28 @@ say what is allowed, and the issuer signs what is both asked and allowed.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from tokenissuer.backend import Authenticated, Chain
-from tokenissuer.errors import AccessDenied, InvalidCredentials, InvalidRequest, NotFound, UnsupportedGrantType
+from tokenissuer.errors import (
+    AccessDenied,
+    BackendUnavailable,
+    InvalidCredentials,
+    InvalidRequest,
+    NotFound,
+    UnsupportedGrantType,
+)
 from tokenissuer.issuer import AccessToken, Issuer
 from tokenissuer.policy import REPOSITORY_ACTIONS, Caller, IPAddress, Policy
 from tokenissuer.refresh import Refresh, RefreshTokens
 from tokenissuer.scope import Access
+
+#: Seconds for all questions about rights in one request, after which no further one is asked: docker waits 15 for the
+#: whole, and there may be 40 repositories.
+PATIENCE: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,14 +201,18 @@ class TokenService:
     def _authorize(
         self, caller: Caller, login: Authenticated | None, asked: Sequence[Access]
     ) -> tuple[tuple[Access, ...], str]:
-        granted, reasons = [], []
+        granted, reasons, spent = [], [], 0.0
         for access in asked:
             decision = self.policy.decide(caller, access)
             more: frozenset[str] = frozenset()
             # What the rules have settled no source is asked: it may be down, or slow.
             if access.is_repository and not access.actions <= decision.allowed | decision.denied:
+                if spent > PATIENCE:
+                    raise BackendUnavailable("the account source is too slow for all that is asked")
+                begun = time.monotonic()
                 # A plug-in may grant what a registry knows, and nothing else.
                 more = self._backend_grants(login, access) & REPOSITORY_ACTIONS
+                spent += time.monotonic() - begun
             grant = decision.grant(access, more)
             if grant.actions:
                 granted.append(grant)

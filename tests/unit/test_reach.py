@@ -157,3 +157,11 @@ def test_what_the_rules_have_settled_does_not_need_the_source(key: SigningKey, l
     assert granted(respond(key, [rule("**", everyone=True)], down, login=login)) == {"pull", "push"}
     with pytest.raises(BackendUnavailable):
         respond(key, [rule("**", actions="pull", everyone=True)], down, login=login)
+
+
+def test_a_slow_source_is_not_asked_about_every_repository(key: SigningKey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request may name forty, and a client waits fifteen seconds."""
+    monkeypatch.setattr("tokenissuer.service.PATIENCE", -1.0)
+    with pytest.raises(BackendUnavailable):
+        respond(key, [], Grants(own=frozenset({"pull"})))
+    assert granted(respond(key, [rule("**", everyone=True)], Grants())) == {"pull", "push"}
