@@ -211,7 +211,7 @@ class Api:
                 self._page_path(_GROUP_PAGE, row) for page in pages for row in _list(page.table(), "groups")
             )
         except Absent:
-            # GitLab before 17.4: such a token cannot be asked. No groups is less than there is, never more.
+            # GitLab before 17.4 tells nobody with such a token.
             return frozenset()
 
     def _page_path(self, pattern: re.Pattern[str], row: Any) -> str:

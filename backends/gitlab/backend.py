@@ -25,8 +25,8 @@ from tokenissuer_backends.gitlab.project import candidates, project_route
 from tokenissuer_backends.gitlab.replay import ROUTE, SERVICE, Replay
 from tokenissuer_backends.gitlab.role import NOTHING
 
-#: Seconds of `timeout` at most: docker gives a token server 15.
-_MAX_TIMEOUT: Final = 12
+#: Seconds of `timeout` at most: docker gives a token server 15, for a login and questions about rights.
+_MAX_TIMEOUT: Final = 6
 #: Seconds of `remember` at most: for so long somebody keeps a right that was taken away.
 _MAX_REMEMBER: Final = 300
 #: Seconds by which two clocks may differ before tokens go wrong.
@@ -58,7 +58,7 @@ class GitLabOptions:
     )
     ca_file: Path | None = option("certificates to trust instead of the system's, PEM", default=None)
     plain_http: bool = option("whether an address with http: is meant: passwords travel readable", default=False)
-    timeout: int = option("seconds until one login, or one question about rights, is given up; at most 12", default=8)
+    timeout: int = option("seconds until one login, or one question about rights, is given up; at most 6", default=5)
     connections: int = option("requests to GitLab under way at once", default=10)
     remember: int = option("seconds an answer about a project is good for; at most 300, 0 for not at all", default=30)
 
@@ -193,7 +193,7 @@ class GitLabBackend(Backend):
     def _clock_findings(self, date: str) -> Iterator[Finding]:
         try:
             difference = round(email.utils.parsedate_to_datetime(date).timestamp() - time.time())
-        except ValueError:
+        except (ValueError, OverflowError):
             return
         if abs(difference) > _MAX_CLOCK_DIFFERENCE:
             yield self._finding(

@@ -391,7 +391,7 @@ def _retry_after(headers: Mapping[str, str]) -> int:
     if said.isascii() and said.isdigit():
         seconds = float(said[:9])
     elif said:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OverflowError):
             seconds = email.utils.parsedate_to_datetime(said).timestamp() - time.time()
     elif reset.isascii() and reset.isdigit():
         seconds = float(reset[:12]) - time.time()

@@ -66,7 +66,7 @@ def read_project(table: Mapping[str, Any]) -> Project:
         BackendUnavailable: if it is not in GitLab's shape.
     """
     id_, path = table.get("id"), table.get("path_with_namespace")
-    if not isinstance(id_, int) or not isinstance(path, str):
+    if not isinstance(id_, int) or isinstance(id_, bool) or not isinstance(path, str):
         raise BackendUnavailable("GitLab described a project without its id or path")
     return Project(
         id_, path.lower(), visibility(table.get("visibility")), _registry_level(table), _visible_access_level(table)

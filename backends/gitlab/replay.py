@@ -169,7 +169,7 @@ class Replay:
                     "verify_iss": True,
                 },
             )
-        except (jwt.InvalidTokenError, ValueError) as error:
+        except (jwt.InvalidTokenError, ValueError, OverflowError, TypeError) as error:
             raise BackendUnavailable(f"GitLab's token cannot be trusted: {type(error).__name__}: {error}") from None
         return claims
 

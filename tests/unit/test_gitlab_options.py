@@ -38,7 +38,7 @@ def test_the_address_alone_is_enough() -> None:
     chosen = options(url="https://gitlab.example.com")
     assert not chosen.grants
     assert not chosen.plain_http
-    assert chosen.timeout < 12
+    assert chosen.timeout <= 6
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_the_address_alone_is_enough() -> None:
         ({"url": "https://g", "mode": "jwt", "issuer": "i", "token": "t"}, "'token' is for mode 'api'"),
         ({"url": "https://g", "token": "two words"}, "'token'"),
         ({"url": "https://g", "timeout": 0}, "'timeout' is 0"),
-        ({"url": "https://g", "timeout": 13}, "use 1 to 12"),
+        ({"url": "https://g", "timeout": 7}, "use 1 to 6"),
         ({"url": "https://g", "connections": 0}, "'connections'"),
         ({"url": "https://g", "remember": 301}, "'remember'"),
         ({"url": "https://g", "grant": True}, "did you mean 'grants'"),

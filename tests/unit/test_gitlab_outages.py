@@ -278,6 +278,23 @@ def test_who_gets_no_connection_is_not_kept_waiting_for_the_whole_time(
             first.result()
 
 
+def test_no_outage_uses_a_connection_up(gitlab: StubGitLab) -> None:
+    """The only one there is works again after every kind of trouble."""
+    faults = (
+        cut,
+        cut_body,
+        slow(0.5),
+        drip(OK, b"X-A: b\r\n"),
+        answers(502, b"<html>"),
+        answers(200, b" " * 2_000_000),
+    )
+    with asking(gitlab, connections=1, timeout=1, remember=0) as backend:
+        for fault in faults:
+            with gitlab.broken(fault), pytest.raises(BackendUnavailable):
+                login(gitlab, backend)
+            assert login(gitlab, backend).name == "alice"
+
+
 def pem_file(folder: Path) -> Path:
     """Key and certificate of a TLS server on 127.0.0.1."""
     path = folder / "server.pem"
