@@ -203,12 +203,14 @@ class Server:
         """Send bytes as they are, in several pieces where there are more, and return all that comes back."""
         with socket.create_connection(("127.0.0.1", self.port), seconds) as connection:
             back = b""
-            with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            with contextlib.suppress(ConnectionError):
                 connection.sendall(sent)
                 for piece in more:
                     time.sleep(0.05)
                     connection.sendall(piece)
-                connection.shutdown(socket.SHUT_WR)
+                # It may be gone already.
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_WR)
                 while data := connection.recv(65536):
                     back += data
             return back
