@@ -238,8 +238,8 @@ def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise ConfigurationError(f"{path}, line {line}: not UTF-8; save the file as UTF-8") from None
+        number = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigurationError(f"{path}, line {number}: not UTF-8; save the file as UTF-8") from None
     for number, line in enumerate(text.split("\n"), 1):
         line = line.removesuffix("\r")
         if line and not line.startswith("#") and not line.isspace():

@@ -54,12 +54,13 @@ class Listen:
             ValueError: if it is none.
         """
         host, _, port = text.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
         if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
             raise ValueError(f"'{text}' is no HOST:PORT such as 127.0.0.1:5001")
         return cls(host, int(port))
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def open_sockets(listen: Listen) -> list[socket.socket]:
@@ -71,10 +72,9 @@ def open_sockets(listen: Listen) -> list[socket.socket]:
     with ExitStack() as opened:
         try:
             sockets = []
-            host = listen.host.removeprefix("[").removesuffix("]")
             flags = socket.AI_PASSIVE
             for family, kind, protocol, _, address in socket.getaddrinfo(
-                host, listen.port, type=socket.SOCK_STREAM, flags=flags
+                listen.host, listen.port, type=socket.SOCK_STREAM, flags=flags
             ):
                 sock = opened.enter_context(socket.socket(family, kind, protocol))
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -45,12 +45,13 @@ class Starter:
     folder: Path
     path: str
     with_registry: bool = True
+    address: str = "127.0.0.1"
 
     def command(self, issuer_port: int, registry_port: int) -> list[str]:
         """The command with both addresses."""
         return [
             *(self.host.tokenissuer(), "quickstart", str(self.folder)),
-            *("--listen", f"127.0.0.1:{issuer_port}", "--registry-listen", f"127.0.0.1:{registry_port}"),
+            *("--listen", f"{self.address}:{issuer_port}", "--registry-listen", f"{self.address}:{registry_port}"),
         ]
 
     def __call__(self, issuer_port: int | None = None, registry_port: int | None = None) -> Quickstart:
@@ -190,7 +191,7 @@ def test_when_the_registry_ends_so_does_the_issuer(quickstart: Starter, host: Ho
     started = quickstart()
     (child,) = started.server.children()
     os.kill(int(child.name), signal.SIGKILL)
-    started.server.wait()
+    assert started.server.wait() == 1
     assert "the registry ended" in started.server.output()
     assert "Traceback" not in started.server.output()
     assert host.is_free(started.issuer_port)
@@ -224,3 +225,22 @@ def test_the_private_key_and_the_passwords_are_for_their_owner_alone(lone_quicks
     lone_quickstart()
     for name in ("auth.key", "users.htpasswd"):
         assert (lone_quickstart.folder / name).stat().st_mode & 0o077 == 0, name
+
+
+def test_addresses_for_every_interface_are_named_as_this_machine_reaches_them(
+    quickstart: Starter, host: Host, new_client: NewClient
+) -> None:
+    """Docker speaks plain HTTP to loopback addresses only, and a realm of 0.0.0.0 is of no use to anybody."""
+    quickstart.address = "0.0.0.0"
+    line = login_line(quickstart().server, host)
+    client = new_client()
+    client.login(line["registry"], line["user"], line["password"]).succeeded()
+
+
+@pytest.mark.parametrize("flag", ["--listen", "--registry-listen"])
+def test_an_open_port_is_refused(host: Host, tmp_path: Path, flag: str) -> None:
+    """Issuer and registry are configured with each other's: nothing is made before both are known."""
+    said = host.run(host.tokenissuer(), "quickstart", str(tmp_path / "q"), flag, "127.0.0.1:0").failed()
+    assert flag in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "q").exists()

@@ -28,6 +28,8 @@ from tokenissuer.log import log_to_stderr
 _STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _DEFAULT_FOLDER: Final = "tokenissuer-quickstart"
 _DEFAULT_REGISTRY_LISTEN: Final = "127.0.0.1:5000"
+#: Addresses that a client on this machine reaches as localhost.
+_HERE: Final = ("127.0.0.1", "0.0.0.0", "::1", "::")
 _REGISTRY_PROGRAMS: Final = ("registry", "docker-registry")
 #: Seconds for the registry to begin, and to end.
 _REGISTRY_PATIENCE: Final = 15
@@ -59,6 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
     log_to_stderr("warning")
     listen, registry_listen = arguments.listen, arguments.registry_listen
     for address, flag in ((listen, "--listen"), (registry_listen, "--registry-listen")):
+        if address.port == 0:
+            raise ConfigurationError(f"{flag} {address} leaves the port open, but both programs must know it; name one")
         _refuse_taken(address, flag)
     set_up = SetUp(arguments.folder.absolute(), realm=f"http://{_client_host(listen)}/token")
     login = (
@@ -66,14 +70,15 @@ def run(arguments: argparse.Namespace) -> int:
     )
     config = load_config(set_up.config)
     _refuse_other_port(config, listen)
-    with stopped_by_signal(_STOPPING), _registry(set_up, registry_listen):
+    registry_failed = threading.Event()
+    with stopped_by_signal(_STOPPING), _registry(set_up, registry_listen, registry_failed):
         server = open_server(set_up.config, listen, threads=8, stopped_by=_STOPPING)
         print(f"Issuer:    http://{listen}")
         print(login)
         print("Ctrl-C stops everything.", flush=True)
         server.run()
     print("Stopped.")
-    return 0
+    return 1 if registry_failed.is_set() else 0
 
 
 def _first_login(set_up: SetUp, registry: Listen) -> str:
@@ -81,20 +86,21 @@ def _first_login(set_up: SetUp, registry: Listen) -> str:
     # At once: should the start fail further on, nobody could ever know it.
     print(f"Made:      {set_up.folder}")
     print(f"Account:   {set_up.account}   password: {password}   (shown only now)", flush=True)
-    return f"Log in:\n  echo {password} | docker login -u {set_up.account} --password-stdin {registry}"
+    return f"Log in:\n  echo {password} | docker login -u {set_up.account} --password-stdin {_reachable(registry)}"
 
 
 def _next_login(set_up: SetUp, registry: Listen) -> str:
     print(f"Again:     {set_up.folder}")
     config = shlex.quote(str(set_up.config))
     return (
-        f"Log in with the password shown at the first start:\n  docker login -u {set_up.account} {registry}\n"
+        "Log in with the password shown at the first start:\n"
+        f"  docker login -u {set_up.account} {_reachable(registry)}\n"
         f"or set another:\n  tokenissuer passwd {set_up.account} --config {config}"
     )
 
 
 @contextlib.contextmanager
-def _registry(set_up: SetUp, listen: Listen) -> Iterator[None]:
+def _registry(set_up: SetUp, listen: Listen, failed: threading.Event) -> Iterator[None]:
     program = _find_registry()
     if program is None:
         print("No registry program is on PATH. In another terminal, this starts one:")
@@ -116,7 +122,7 @@ def _registry(set_up: SetUp, listen: Listen) -> Iterator[None]:
         _wait_for_registry(process, listen, log)
         print(f"Registry:  {program} on {listen}, log in {log}")
         stopping = threading.Event()
-        threading.Thread(target=_watch, args=(process, log, stopping), daemon=True).start()
+        threading.Thread(target=_watch, args=(process, log, stopping, failed), daemon=True).start()
         try:
             yield
         finally:
@@ -151,15 +157,16 @@ def _wait_for_registry(process: subprocess.Popen[bytes], listen: Listen, log: Pa
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = process.wait(0.05)
             raise TokenIssuerError(f"the registry ended at once (exit code {code}); {log} says why")
-        with contextlib.suppress(OSError), socket.create_connection((listen.host, listen.port), 1):
+        with contextlib.suppress(OSError), socket.create_connection((_reachable(listen).host, listen.port), 1):
             return
     raise TokenIssuerError(f"the registry does not answer on {listen} after {_REGISTRY_PATIENCE} s; {log} says why")
 
 
-def _watch(process: subprocess.Popen[bytes], log: Path, stopping: threading.Event) -> None:
+def _watch(process: subprocess.Popen[bytes], log: Path, stopping: threading.Event, failed: threading.Event) -> None:
     """End everything when the registry ends by itself."""
     code = process.wait()
     if not stopping.is_set():
+        failed.set()
         print(f"tokenissuer: the registry ended (exit code {code}); {log} says why", file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -197,4 +204,9 @@ def _refuse_other_port(config: Config, listen: Listen) -> None:
 
 def _client_host(listen: Listen) -> str:
     # A name where there is one: crane and Helm refuse a realm whose host is a loopback address.
-    return f"localhost:{listen.port}" if listen.host == "127.0.0.1" else str(listen)
+    return f"localhost:{listen.port}" if listen.host in _HERE else str(listen)
+
+
+def _reachable(listen: Listen) -> Listen:
+    """Return where this machine's clients find what listens: docker speaks plain HTTP to loopback addresses only."""
+    return Listen("127.0.0.1", listen.port) if listen.host == "0.0.0.0" else listen
