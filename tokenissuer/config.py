@@ -400,7 +400,8 @@ def check_realm(realm: str) -> None:
         usable = False
     if not usable or any(character.isspace() or character in '"\\' for character in realm):
         raise ValueError(f"'realm' is '{realm}'; use a whole URL such as https://auth.example.com/token")
-    if url.query or url.fragment or url.username is not None:
+    # By the signs themselves: an empty query would be dropped in parsing, and Jib would add a second question mark.
+    if "?" in realm or "#" in realm or url.username is not None:
         raise ValueError(f"'realm' is '{realm}'; leave out user, query and fragment: some clients lose them")
 
 

@@ -165,6 +165,8 @@ def _decode_value(hint: Any, raw: Any, where: str, folder: Path) -> Any:
         text = _decode_value(str, raw, where, folder)
         if not text:
             raise ConfigurationError(f"{where}: the path is empty")
+        if "\0" in text:
+            raise ConfigurationError(f"{where}: a path holds no NUL character")
         return folder / text
     # bool is a subclass of int, so `lifetime = true` would pass for a number.
     if not isinstance(raw, hint) or (hint is int and isinstance(raw, bool)):
