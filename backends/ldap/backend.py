@@ -309,8 +309,8 @@ class LdapBackend(Backend):
                 if spelled in (value.lower() for value in entry.texts("sAMAccountName")):
                     return
                 raise Refused(f"{who} has logged in, but {entry.dn} was found") from None
-            bound = DistinguishedName.parse(who)
-        if bound != DistinguishedName.parse(entry.dn):
+            bound = DistinguishedName.given(who)
+        if bound != DistinguishedName.given(entry.dn):
             raise Refused(f"{bound_as} has logged in, but {entry.dn} was found")
 
 

@@ -121,6 +121,8 @@ class Directory:
 
     def __init__(self, options: LdapOptions) -> None:
         trust = Trust(options.ca_file)
+        if options.ca_file is not None or options.starttls or any(address.tls for address in options.addresses):
+            trust.check()
         self._timeout: Final = options.timeout
         self.servers: Final = tuple(Server(number, options, trust) for number in range(len(options.servers)))
 

@@ -84,7 +84,7 @@ class GroupSearch:
     def _listed(self, values: Iterable[str]) -> Iterable[Group]:
         base = None if self._base is None else DistinguishedName.parse(self._base)
         for value in values:
-            dn = _parse(value)
+            dn = DistinguishedName.given(value)
             if base is None or dn.is_below(base):
                 yield Group(dn, dn.spelling.lower())
 
@@ -97,22 +97,15 @@ class GroupSearch:
             raise Misconfigured(
                 f"{error.reason}; raise the server's limit for 'bind_dn', or take groups from 'attribute' (memberOf)"
             ) from None
-        return [(entry.dn, Group(_parse(entry.dn), self._name_of(entry))) for entry in entries]
+        return [(entry.dn, Group(DistinguishedName.given(entry.dn), self._name_of(entry))) for entry in entries]
 
     def _name_of(self, entry: Entry) -> str:
         values = entry.texts(self._name)
         if len(values) == 1:
             return values[0].lower()
         # Of several names the one in the DN counts: the others need not be unique anywhere.
-        own = _parse(entry.dn).spelling
+        own = DistinguishedName.given(entry.dn).spelling
         return own.lower() if own in values else ""
-
-
-def _parse(dn: str) -> DistinguishedName:
-    try:
-        return DistinguishedName.parse(dn)
-    except ValueError:
-        raise Misconfigured("the directory gave a group's name that is no distinguished name") from None
 
 
 def _batches(found: list[tuple[str, Group]]) -> Iterable[list[tuple[str, Group]]]:

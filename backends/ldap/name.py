@@ -8,6 +8,8 @@ import unicodedata
 from dataclasses import dataclass, field
 from typing import Final
 
+from tokenissuer_backends.ldap.failure import Misconfigured
+
 _TYPE: Final = re.compile(r" *([A-Za-z][A-Za-z0-9-]*|[0-9]+(?:\.[0-9]+)*) *= *", re.ASCII)
 _HEX_PAIR: Final = re.compile(r"[0-9A-Fa-f]{2}", re.ASCII)
 _HEX_VALUE: Final = re.compile(r"#((?:[0-9A-Fa-f]{2})+) *(?=[,+]|$)", re.ASCII)
@@ -37,6 +39,18 @@ class DistinguishedName:
         """
         return _parse(text)
 
+    @classmethod
+    def given(cls, text: str) -> DistinguishedName:
+        """Take a name apart that a directory has given.
+
+        Raises:
+            Misconfigured: if it is none.
+        """
+        try:
+            return _parse(text)
+        except ValueError as error:
+            raise Misconfigured(f"the directory gave a name that cannot be: {error}") from None
+
     def is_below(self, base: DistinguishedName) -> bool:
         """Whether the entry is the base or stands anywhere below it."""
         return len(self.parts) >= len(base.parts) and self.parts[len(self.parts) - len(base.parts) :] == base.parts
@@ -52,11 +66,16 @@ def _parse(text: str) -> DistinguishedName:
         match = _TYPE.match(text, position)
         if match is None:
             raise ValueError(f"'{text}' is no distinguished name such as cn=name,dc=example,dc=com")
-        value, position = _value(text, match.end())
+        kind = match[1].lower()
+        if encoded := _HEX_VALUE.match(text, match.end()):
+            # The value's encoding and not its text: a type of its own, for it must not be equal to any text.
+            kind, value, position = f"{kind}#", encoded[1].lower(), encoded.end()
+        else:
+            value, position = _value(text, match.end())
         if not value:
             raise ValueError(f"'{text}' is no distinguished name: the value of '{match[1]}' is empty")
         spelling = spelling or value
-        pairs.append((match[1].lower(), _fold(value)))
+        pairs.append((kind, _fold(value)))
         end = text[position : position + 1]
         if end != "+":
             parts.append(frozenset(pairs))
@@ -68,8 +87,6 @@ def _parse(text: str) -> DistinguishedName:
 
 def _value(text: str, start: int) -> tuple[str, int]:
     """Read one value; return it without escapes, and where it ends."""
-    if match := _HEX_VALUE.match(text, start):
-        return f"#{match[1].lower()}", match.end()
     octets = bytearray()
     kept = 0  # octets up to the last one that is no trailing space
     position = start

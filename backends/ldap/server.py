@@ -63,6 +63,7 @@ class Server:
         self._idle: list[PooledSession] = []
         self._is_closed = False
         self._retry_at = 0.0  # 0: it is well
+        self._reported_at = -COOL_DOWN
         self._refused = ""
         self._refused_until = 0.0
 
@@ -81,9 +82,18 @@ class Server:
 
     def note_failure(self, reason: str) -> None:
         """Ask others first for a while."""
+        now = time.monotonic()
         with self._lock:
-            self._retry_at = time.monotonic() + COOL_DOWN
-        _log.warning("%s: %s; others are asked first for %d seconds", self.address.url, reason, COOL_DOWN)
+            is_news, self._retry_at = now >= self._reported_at + COOL_DOWN, now + COOL_DOWN
+            if is_news:
+                self._reported_at = now
+        _log.log(
+            logging.WARNING if is_news else logging.DEBUG,
+            "%s: %s; others are asked first for %d seconds",
+            self.address.url,
+            reason,
+            COOL_DOWN,
+        )
 
     def note_answer(self) -> None:
         """Ask it in its turn again."""

@@ -110,14 +110,19 @@ class Trust:
 
     Args:
         ca_file: PEM file; None for the system's.
-
-    Raises:
-        ConfigurationError: if the file cannot be read.
     """
 
     def __init__(self, ca_file: Path | None) -> None:
         self._ca_file: Final = ca_file
-        self._made: tuple[int, ssl.SSLContext] = (os.getpid(), self._make())
+        self._made: dict[int, ssl.SSLContext] = {}
+
+    def check(self) -> None:
+        """Read the file.
+
+        Raises:
+            ConfigurationError: if it cannot be used.
+        """
+        self._context()
 
     def wrap(self, plain: _PlainSocket, host: str, deadline: Deadline) -> _TlsSocket:
         """Make a connection TLS, and prove that the other end is this host.
@@ -134,11 +139,10 @@ class Trust:
         return wrapped
 
     def _context(self) -> ssl.SSLContext:
-        pid, context = self._made
-        if pid != os.getpid():  # a process that was forked makes its own
-            context = self._make()
-            self._made = (os.getpid(), context)
-        return context
+        pid = os.getpid()
+        if pid not in self._made:  # a process that was forked makes its own
+            self._made = {pid: self._make()}
+        return self._made[pid]
 
     def _make(self) -> ssl.SSLContext:
         try:
@@ -418,7 +422,7 @@ class Session:
             for key, values in entry.attributes.items():
                 if key.startswith(f"{attribute}{_RANGE}") and values:
                     return key.partition(_RANGE)[2], values
-        raise Incomplete(f"it gave out only {first} values of the attribute '{attribute}' of {dn}")
+        raise Misconfigured(f"it gave out only {first} values of the attribute '{attribute}' of {dn}")
 
 
 def _adopt(socket_: _PlainSocket | _TlsSocket, address: Address) -> Any:

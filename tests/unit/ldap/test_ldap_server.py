@@ -1,0 +1,722 @@
+"""What servers can do to us that no well-behaved one does, and what we do then."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import tokenissuer_backends.ldap.backend
+import tokenissuer_backends.ldap.server
+from tests.ldap_stub import (
+    BIND,
+    EXTENDED,
+    READER,
+    READER_PASSWORD,
+    SEARCH,
+    FakeDirectory,
+    Message,
+    control,
+    ending,
+    hanging,
+    tlv,
+)
+from tokenissuer.backend import Secret
+from tokenissuer.errors import BackendUnavailable, InvalidCredentials, RequestError, UnknownAccount
+from tokenissuer_backends.ldap import LdapBackend
+from tokenissuer_backends.ldap.options import GroupOptions, UserOptions
+
+NewBackend = Callable[..., LdapBackend]
+NewDirectory = Callable[..., FakeDirectory]
+
+PPOLICY = "1.3.6.1.4.1.42.2.27.8.5.1"
+EXPIRED = "2.16.840.1.113730.3.4.4"
+EXPIRING = "2.16.840.1.113730.3.4.5"
+ALICE = "uid=alice,dc=test"
+
+
+def user_bind(answer: Callable[[Message], bytes]) -> dict[int, Callable[[Message], Iterable[bytes]]]:
+    """Answers the bind of whoever is not the account that searches."""
+    return {BIND: lambda message: [message.result(0) if message.name == READER else answer(message)]}
+
+
+@pytest.fixture
+def short_login(monkeypatch: pytest.MonkeyPatch) -> float:
+    """Seconds for one login, fewer than in earnest."""
+    seconds = 1.0
+    monkeypatch.setattr(tokenissuer_backends.ldap.backend, "LOGIN_TIME", seconds)
+    return seconds
+
+
+def within(seconds: float, login: Callable[[], object]) -> RequestError:
+    """The error a login ends with, in time."""
+    started = time.monotonic()
+    with pytest.raises(RequestError) as caught:
+        login()
+    assert time.monotonic() - started < seconds
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "password", ["", "\0", "right\0", "\0right", "x" * 1025, "\N{SNOWMAN}" * 400, "\ud800", "a\nb"]
+)
+def test_unusable_passwords_open_no_connection(
+    new_directory: NewDirectory, new_backend: NewBackend, password: str
+) -> None:
+    """An empty one would be an anonymous bind, which this server, like many, would let succeed."""
+    directory = new_directory(special=user_bind(lambda message: message.result(0)))
+    for options in ({}, {"bind_as": "uid={user},dc=test", "bind_dn": "", "bind_password": None}):
+        with pytest.raises(InvalidCredentials):
+            new_backend(directory, **options).authenticate("alice", password)
+    assert directory.connections == 0
+
+
+@pytest.mark.parametrize("name", ["", "\0", "alice\0", "a\x1fb", "x" * 1025, "\ud800", "alice\n"])
+def test_unusable_names_open_no_connection(new_directory: NewDirectory, new_backend: NewBackend, name: str) -> None:
+    """Nor does a name that no directory could have."""
+    directory = new_directory()
+    with pytest.raises(InvalidCredentials):
+        new_backend(directory).authenticate(name, "right")
+    with pytest.raises(InvalidCredentials):
+        new_backend(directory).lookup(name, "")
+    assert directory.connections == 0
+
+
+def test_an_entry_without_a_name_is_never_bound_as(new_directory: NewDirectory, new_backend: NewBackend) -> None:
+    """A bind with an empty name is anonymous and succeeds."""
+    directory = new_directory(entries={"": {"uid": ["alice"]}})
+    with pytest.raises(InvalidCredentials):
+        new_backend(directory).authenticate("alice", "right")
+    assert directory.binds == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "wire"),
+    [
+        ("*", b"*"),
+        ("*)(uid=alice", b"*)(uid=alice"),
+        ("\\2a", b"\\2a"),
+        ("a(b)c\\", b"a(b)c\\"),
+        (" alice ", b" alice "),
+        ("jürgen\N{NO-BREAK SPACE}", "jürgen\N{NO-BREAK SPACE}".encode()),
+    ],
+)
+def test_a_name_is_one_value_on_the_wire(
+    new_directory: NewDirectory, new_backend: NewBackend, typed: str, wire: bytes
+) -> None:
+    """Exactly one equality with exactly these bytes, whatever the name holds."""
+    directory = new_directory(entries={})
+    with pytest.raises(UnknownAccount):
+        new_backend(directory, user=UserOptions("dc=test", filter="(uid={user})")).authenticate(typed, "right")
+    (search,) = directory.searches
+    assert search.filter == tlv(0xA3, tlv(0x04, b"uid") + tlv(0x04, wire))
+
+
+def test_a_dn_is_one_value_of_the_group_filter(new_directory: NewDirectory, new_backend: NewBackend) -> None:
+    """Commas, stars and parentheses of a DN are characters and nothing else."""
+    dn = "cn=Sm\\2Cith (x)* \\\\ü+uid=alice,dc=test"
+    directory = new_directory(entries={dn: {"uid": ["Alice"]}})
+    groups = GroupOptions("ou=groups,dc=test", filter="(|(member={dn})(memberUid={name}))")
+    assert new_backend(directory, groups=groups).authenticate("alice", "right").name == "alice"
+    search = directory.searches[-1]
+    member = tlv(0xA3, tlv(0x04, b"member") + tlv(0x04, dn.encode()))
+    assert search.filter == tlv(0xA1, member + tlv(0xA3, tlv(0x04, b"memberUid") + tlv(0x04, b"Alice")))
+
+
+def test_the_password_goes_out_byte_for_byte(new_directory: NewDirectory, new_backend: NewBackend) -> None:
+    """Nothing is normalised: what SASLprep would make of these is another password."""
+    directory = new_directory()
+    password = "p\N{LATIN SMALL LIGATURE FI}sh\N{SUPERSCRIPT TWO}\N{NO-BREAK SPACE}e\N{COMBINING ACUTE ACCENT} "
+    with pytest.raises(InvalidCredentials):
+        new_backend(directory).authenticate("alice", password)
+    assert directory.requests[-1].password == password.encode()
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        *((code, InvalidCredentials) for code in (49, 48, 53, 19, 32, 34, 50)),
+        *((code, BackendUnavailable) for code in (1, 2, 3, 7, 8, 10, 13, 51, 52, 80, 90, 255)),
+    ],
+)
+def test_result_codes_of_a_bind_are_a_refusal_or_an_outage(
+    new_directory: NewDirectory, new_backend: NewBackend, code: int, error: type[RequestError]
+) -> None:
+    """Nothing but what means wrong credentials is told to the client as such, and the server's text to nobody."""
+    directory = new_directory(special=user_bind(lambda message: message.result(code, "inner truth")))
+    with pytest.raises(error) as caught:
+        new_backend(directory).authenticate("alice", "whatever")
+    assert caught.value.sentence == error.sentence
+
+
+@pytest.mark.parametrize("code", [1, 3, 4, 10, 11, 32, 50, 51, 52, 80])
+def test_result_codes_of_a_search_for_groups_are_an_outage(
+    new_directory: NewDirectory, new_backend: NewBackend, code: int
+) -> None:
+    """Fewer groups than there are would be fewer denials."""
+
+    def say(message: Message) -> Iterable[bytes]:
+        if message.name == "dc=test":
+            return [message.entry(ALICE, uid=["alice"]), message.result(0)]
+        return [message.entry("cn=some,ou=groups,dc=test", cn=["some"]), message.result(code)]
+
+    with pytest.raises(BackendUnavailable):
+        new_backend(new_directory(special={SEARCH: say})).authenticate("alice", "right")
+
+
+def test_active_directorys_reason_is_for_the_log(new_directory: NewDirectory, new_backend: NewBackend) -> None:
+    """Its code is translated, and the rest of its text left out."""
+    text = "80090308: LdapErr: DSID-0C09044E, comment: AcceptSecurityContext error, data 533, v4563"
+    directory = new_directory(special=user_bind(lambda message: message.result(49, text)))
+    with pytest.raises(InvalidCredentials, match=r"data 533 \(the account is disabled\)$"):
+        new_backend(directory).authenticate("alice", "right")
+
+
+def test_a_server_that_repeats_the_password_brings_it_into_no_log(
+    new_directory: NewDirectory, new_backend: NewBackend
+) -> None:
+    """Whatever a server says of it is left out."""
+    directory = new_directory(
+        special=user_bind(lambda message: message.result(49, f"no such password: {message.password.decode()}"))
+    )
+    with pytest.raises(InvalidCredentials) as caught:
+        new_backend(directory).authenticate("alice", "planted-secret")
+    assert "planted-secret" not in caught.value.reason
+
+
+LOCKED = tlv(0x30, tlv(0x81, b"\1"))
+GRACE = tlv(0x30, tlv(0xA0, tlv(0x81, b"\2")))
+NO_GRACE = tlv(0x30, tlv(0xA0, tlv(0x81, b"\0")))
+MUST_CHANGE = tlv(0x30, tlv(0x81, b"\2"))
+SOON = tlv(0x30, tlv(0xA0, tlv(0x80, b"\x0e\x10")))
+
+
+@pytest.mark.parametrize(
+    ("code", "oid", "value", "reason"),
+    [
+        (49, PPOLICY, LOCKED, "the account is locked"),
+        (49, PPOLICY, tlv(0x30, tlv(0x81, b"\0")), "the password has expired"),
+        (0, PPOLICY, GRACE, "2 grace logins"),
+        (0, PPOLICY, NO_GRACE, "0 grace logins"),
+        (0, PPOLICY, MUST_CHANGE, "must be changed"),
+        (0, PPOLICY, LOCKED, "locked"),
+        (0, EXPIRED, b"0", "expired"),
+    ],
+)
+def test_a_password_that_must_not_be_used_any_more_is_refused_even_after_success(
+    new_directory: NewDirectory, new_backend: NewBackend, code: int, oid: str, value: bytes, reason: str
+) -> None:
+    """Grace logins and passwords to be changed come as success."""
+    directory = new_directory(special=user_bind(lambda message: message.result(code, controls=control(oid, value))))
+    with pytest.raises(InvalidCredentials, match=reason) as caught:
+        new_backend(directory).authenticate("alice", "right")
+    assert caught.value.sentence == InvalidCredentials.sentence
+
+
+@pytest.mark.parametrize(("oid", "value"), [(PPOLICY, tlv(0x30, b"")), (PPOLICY, SOON), (EXPIRING, b"86400")])
+def test_a_password_that_expires_soon_is_good(
+    new_directory: NewDirectory, new_backend: NewBackend, oid: str, value: bytes
+) -> None:
+    """A warning is no refusal."""
+    directory = new_directory(special=user_bind(lambda message: message.result(0, controls=control(oid, value))))
+    assert new_backend(directory).authenticate("alice", "right").name == "alice"
+
+
+@pytest.mark.parametrize("value", [b"", b"\x30", b"\x30\x05\x81", b"\x04\x00", b"\x30\x82\x00\x00"])
+def test_a_password_policy_that_cannot_be_read_is_an_outage(
+    new_directory: NewDirectory, new_backend: NewBackend, value: bytes
+) -> None:
+    """Success with something unreadable attached is no success that anybody could rely on."""
+    directory = new_directory(special=user_bind(lambda message: message.result(0, controls=control(PPOLICY, value))))
+    with pytest.raises(BackendUnavailable):
+        new_backend(directory).authenticate("alice", "right")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [
+        ({"userAccountControl": ["514"]}, "disabled"),
+        ({"nsAccountLock": ["TRUE"]}, "disabled"),
+        ({"pwdAccountLockedTime": ["000001010000Z"]}, "locked"),
+        ({"accountExpires": ["132000000000000000"]}, "account has expired"),
+        ({"krbPrincipalExpiration": ["20200101000000Z"]}, "account has expired"),
+        ({"krbPasswordExpiration": ["20200101000000Z"]}, "password has expired"),
+        ({"pwdReset": ["TRUE"]}, "must be changed"),
+        ({"pwdLastSet": ["0"]}, "must be changed"),
+    ],
+)
+def test_an_entry_that_shows_why_not_is_refused_without_a_bind(
+    new_directory: NewDirectory, new_backend: NewBackend, attributes: dict[str, list[str]], reason: str
+) -> None:
+    """Also where the server itself would let the bind succeed, and at a later look without password."""
+    directory = new_directory(entries={ALICE: {"uid": ["alice"], **attributes}})
+    backend = new_backend(directory)
+    with pytest.raises(InvalidCredentials, match=reason):
+        backend.authenticate("alice", "right")
+    with pytest.raises(InvalidCredentials, match=reason):
+        backend.lookup("alice", "")
+    assert directory.binds == []
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {
+            "userAccountControl": ["512"],
+            "accountExpires": ["9223372036854775807"],
+            "pwdLastSet": ["133000000000000000"],
+        },
+        {"userAccountControl": ["66048"], "accountExpires": ["0"], "pwdLastSet": ["0"]},
+        {"nsAccountLock": ["FALSE"], "krbPasswordExpiration": ["20990101000000Z"]},
+        {"accountExpires": ["9000000000000000000"], "krbPrincipalExpiration": ["whenever"]},
+    ],
+)
+def test_an_entry_in_good_standing_is_not_refused(
+    new_directory: NewDirectory, new_backend: NewBackend, attributes: dict[str, list[str]]
+) -> None:
+    """Never is written in several ways."""
+    directory = new_directory(entries={ALICE: {"uid": ["alice"], **attributes}})
+    assert new_backend(directory).authenticate("alice", "right").name == "alice"
+
+
+def test_active_directory_must_show_who_is_disabled_to_a_look_without_password(
+    new_directory: NewDirectory, new_backend: NewBackend
+) -> None:
+    """What cannot be read must not pass for good."""
+    directory = new_directory(entries={ALICE: {"sAMAccountName": ["Alice"], "pwdLastSet": ["133000000000000000"]}})
+    backend = new_backend(directory, directory="ad", groups=None)
+    with pytest.raises(BackendUnavailable, match="userAccountControl"):
+        backend.lookup("alice", "")
+    directory.entries[ALICE]["userAccountControl"] = ["512"]
+    assert backend.lookup("alice", "").stamp == "pwdLastSet=133000000000000000"
+
+
+def test_long_lists_of_groups_are_fetched_to_their_end(new_directory: NewDirectory, new_backend: NewBackend) -> None:
+    """Active Directory gives out 1500 values at a time."""
+    values = [f"cn=group-{number},ou=groups,dc=test" for number in range(10)]
+
+    def say(message: Message) -> Iterable[bytes]:
+        (ranged,) = (name for name in message.attributes if name.lower().startswith("memberof"))
+        first = int(ranged.partition("=")[2].partition("-")[0] or 0)
+        part = values[first : first + 4]
+        last = "*" if first + 4 >= len(values) else str(first + 3)
+        yield message.entry_of(ALICE, {"uid": ["alice"], "memberOf": [], f"memberOf;range={first}-{last}": part})
+        yield message.result(0)
+
+    backend = new_backend(new_directory(special={SEARCH: say}), groups=GroupOptions(attribute="memberOf"))
+    assert backend.authenticate("alice", "right").groups == {f"group-{number}" for number in range(10)}
+
+
+def test_a_list_of_groups_that_never_ends_is_an_outage(
+    new_directory: NewDirectory, new_backend: NewBackend, short_login: float
+) -> None:
+    """Neither a loop nor a list cut short."""
+
+    def endless(message: Message) -> Iterable[bytes]:
+        yield message.entry_of(ALICE, {"uid": ["alice"], "memberOf;range=0-0": ["cn=x,dc=test"]})
+        yield message.result(0)
+
+    def empty(message: Message) -> Iterable[bytes]:
+        ranged = "memberOf;range=0-0" if "memberOf" in message.attributes else "memberOf;range=1-*"
+        yield message.entry_of(ALICE, {"uid": ["alice"], ranged: ["cn=x,dc=test"] if "0-0" in ranged else []})
+        yield message.result(0)
+
+    for say in (endless, empty):
+        backend = new_backend(new_directory(special={SEARCH: say}), groups=GroupOptions(attribute="memberOf"))
+        error = within(short_login + 1, lambda backend=backend: backend.authenticate("alice", "right"))  # type: ignore[misc]
+        assert isinstance(error, BackendUnavailable)
+
+
+def test_no_referral_is_followed(new_directory: NewDirectory, new_backend: NewBackend) -> None:
+    """Neither a result nor a reference makes us send anything to another server, least of all a password."""
+    trap = new_directory()
+
+    def referral(message: Message) -> Iterable[bytes]:
+        return [message.result(10, referral=f"{trap.url}/dc=test")]
+
+    def reference(message: Message) -> Iterable[bytes]:
+        return [message.reference(f"{trap.url}/dc=test"), message.entry(ALICE, uid=["alice"]), message.result(0)]
+
+    for kind in (SEARCH, BIND):
+        with pytest.raises(BackendUnavailable):
+            new_backend(new_directory(special={kind: referral})).authenticate("alice", "right")
+    account = new_backend(new_directory(special={SEARCH: reference}), groups=None).authenticate("alice", "right")
+    assert account.name == "alice"
+    assert trap.connections == 0
+
+
+@pytest.mark.parametrize(
+    "say",
+    [
+        lambda message: [message.result(52)],
+        lambda message: [message.result(2)],
+        lambda message: [message.result(0)],
+        lambda message: [message.result(0) + message.result(0)],
+        lambda message: [message.result(0) + b"\x30\x84\x00"],
+        lambda message: [b"garbage that is no LDAP"],
+        ending,
+        hanging,
+    ],
+    ids=["unavailable", "unknown", "then-plain", "injected", "injected-in-part", "garbage", "ended", "hanging"],
+)
+def test_without_tls_nothing_is_said(
+    new_directory: NewDirectory,
+    new_backend: NewBackend,
+    short_login: float,
+    say: Callable[[Message], Iterable[bytes]],
+) -> None:
+    """StartTLS refused, broken off, or plain text behind its success: no bind is sent."""
+    directory = new_directory(special={EXTENDED: say})
+    backend = new_backend(directory, starttls=True, allow_plaintext=False)
+    error = within(short_login + 1, lambda: backend.authenticate("alice", "right"))
+    assert isinstance(error, BackendUnavailable)
+    assert {message.kind for message in directory.requests} <= {EXTENDED}
+
+
+def test_plain_text_on_a_tls_port_is_an_outage_and_leaks_nothing(
+    new_directory: NewDirectory, new_backend: NewBackend
+) -> None:
+    """Five hundred failed handshakes later, no descriptor is left behind."""
+    directory = new_directory(greeting=b"this is not TLS\r\n")
+    backend = new_backend(directory.url.replace("ldap://", "ldaps://"))
+
+    def fail() -> None:
+        with pytest.raises(BackendUnavailable, match="TLS"):
+            backend.authenticate("alice", "right")
+
+    fail()
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(500):
+        fail()
+    deadline = time.monotonic() + 5
+    while len(os.listdir("/proc/self/fd")) > before + 5 and time.monotonic() < deadline:
+        time.sleep(0.05)  # the fake's own side closes a little later
+    assert len(os.listdir("/proc/self/fd")) <= before + 5
+    assert directory.requests == []
+
+
+BROKEN: dict[str, Callable[[Message], Iterable[bytes]]] = {
+    "hanging": hanging,
+    "ended": ending,
+    "garbage": lambda message: [b"\x30\x03\x02\x01"],
+    "no LDAP": lambda message: [b"HTTP/1.1 400 Bad Request\r\n\r\n"],
+    "another message": lambda message: [Message(999, message.kind, b"").result(0)],
+    "an empty message": lambda message: [b"\x30\x00"],
+    "a strange result": lambda message: [message.reply(0x61, tlv(0x0A, b"\x00"))],
+    "notice of disconnection": lambda message: [
+        Message(0, EXTENDED, b"").reply(
+            0x78, tlv(0x0A, b"\x34") + tlv(0x04, b"") * 2 + tlv(0x8A, b"1.3.6.1.4.1.1466.20036")
+        )
+    ],
+    "unsolicited": lambda message: [
+        Message(0, EXTENDED, b"").reply(0x78, tlv(0x0A, b"\x00") + tlv(0x04, b"") * 2 + tlv(0x8A, b"1.2.3"))
+    ],
+    "a huge message": lambda message: [b"\x30\x84\x7f\xff\xff\xff" + b"x" * 6_000_000],
+}
+
+
+@pytest.mark.parametrize("say", BROKEN.values(), ids=BROKEN.keys())
+@pytest.mark.parametrize("kind", [BIND, SEARCH])
+def test_a_broken_server_is_left_for_the_next_one(
+    new_directory: NewDirectory,
+    new_backend: NewBackend,
+    short_login: float,
+    kind: int,
+    say: Callable[[Message], Iterable[bytes]],
+) -> None:
+    """The login succeeds through the second server, and alone the first one is an outage in time."""
+    broken, well = new_directory(special={kind: say}), new_directory()
+    assert new_backend(broken, well).authenticate("alice", "right").name == "alice"
+    error = within(short_login + 1, lambda: new_backend(broken).authenticate("alice", "right"))
+    assert isinstance(error, BackendUnavailable)
+
+
+def test_one_byte_a_second_ends_in_time(
+    new_directory: NewDirectory, new_backend: NewBackend, short_login: float
+) -> None:
+    """Every single byte comes within every timeout; the login as a whole does not."""
+    dripping, well = new_directory(seconds_per_byte=0.2), new_directory()
+    error = within(short_login + 0.5, lambda: new_backend(dripping).authenticate("alice", "right"))
+    assert isinstance(error, BackendUnavailable)
+    assert new_backend(dripping, well).authenticate("alice", "right").name == "alice"
+
+
+def test_many_hanging_servers_take_no_longer_than_one(
+    new_directory: NewDirectory, new_backend: NewBackend, short_login: float
+) -> None:
+    """Each gets its share of the time, and the last one is asked."""
+    hanging_ones = [new_directory(special={BIND: hanging}) for _ in range(4)]
+    error = within(short_login + 0.5, lambda: new_backend(*hanging_ones).authenticate("alice", "right"))
+    assert isinstance(error, BackendUnavailable)
+    assert new_backend(*hanging_ones, new_directory()).authenticate("alice", "right").name == "alice"
+
+
+def test_the_time_for_a_login_is_well_below_dockers() -> None:
+    """Docker waits 15 seconds."""
+    assert tokenissuer_backends.ldap.backend.LOGIN_TIME <= 10
+
+
+def test_a_resolver_that_hangs_ends_in_time(
+    new_backend: NewBackend, short_login: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system's resolver knows no deadline."""
+    real, is_over = socket.getaddrinfo, threading.Event()
+
+    def slow(host: str, *more: object, **named: object) -> object:
+        if host == "directory.test" and not named.get("flags"):
+            is_over.wait(30)
+            raise socket.gaierror("too late")
+        return real(host, *more, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    try:
+        backend = new_backend("ldap://directory.test")
+        error = within(short_login + 0.5, lambda: backend.authenticate("alice", "right"))
+        assert isinstance(error, BackendUnavailable)
+    finally:
+        is_over.set()
+
+
+def test_a_server_that_failed_is_asked_last_until_its_cool_down_is_over(
+    new_directory: NewDirectory, new_backend: NewBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After it, one login finds out whether it is back, and from then on it is first again."""
+    monkeypatch.setattr(tokenissuer_backends.ldap.server, "COOL_DOWN", 0.5)
+    first, second = new_directory(special={SEARCH: ending}), new_directory()
+    backend = new_backend(first, second, pool_size=0)
+    for _ in range(3):
+        backend.authenticate("alice", "right")
+    assert len(first.searches) == 1
+    time.sleep(0.6)
+    backend.authenticate("alice", "right")
+    assert len(first.searches) == 2
+    first.special.clear()
+    backend.authenticate("alice", "right")
+    assert len(first.searches) == 2
+    time.sleep(0.6)
+    backend.authenticate("alice", "right")
+    backend.authenticate("alice", "right")
+    assert first.binds == [ALICE, ALICE]
+
+
+def test_when_all_servers_have_failed_all_are_still_asked(new_directory: NewDirectory, new_backend: NewBackend) -> None:
+    """A cool-down must not make an outage longer."""
+    first, second = new_directory(special={SEARCH: ending}), new_directory(special={SEARCH: ending})
+    backend = new_backend(first, second)
+    with pytest.raises(BackendUnavailable):
+        backend.authenticate("alice", "right")
+    second.special.clear()
+    assert backend.authenticate("alice", "right").name == "alice"
+
+
+def test_a_directory_that_is_down_at_the_start_is_found_when_it_comes(
+    new_directory: NewDirectory, new_backend: NewBackend
+) -> None:
+    """Nothing but the first login needs it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    backend = new_backend(f"ldap://127.0.0.1:{port}")
+    with pytest.raises(BackendUnavailable) as caught:
+        backend.authenticate("alice", "right")
+    assert caught.value.retry_after > 0
+    directory = new_directory()
+    forward = threading.Thread(target=_forward_once, args=(port, directory), daemon=True)
+    forward.start()
+    end = time.monotonic() + 5
+    while True:
+        try:
+            assert backend.authenticate("alice", "right").name == "alice"
+            break
+        except BackendUnavailable:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+
+def _forward_once(port: int, directory: FakeDirectory) -> None:
+    """Let the fake directory be found at another port as well."""
+    directory.listener.close()
+    directory.listener = socket.create_server(("127.0.0.1", port))
+    directory._listen()
+
+
+def test_connections_of_the_account_that_searches_are_used_again(
+    new_directory: NewDirectory, new_backend: NewBackend
+) -> None:
+    """As many as are configured are kept, whatever went on, and those of users never."""
+    directory = new_directory()
+    backend = new_backend(directory, pool_size=3)
+
+    def log_in(number: int) -> None:
+        if number % 3:
+            backend.authenticate("alice", "right")
+        else:
+            with pytest.raises(InvalidCredentials):
+                backend.authenticate("alice", f"wrong-{number}")
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(log_in, range(200)))
+    end = time.monotonic() + 5
+    while len(directory.open) != 3 and time.monotonic() < end:
+        time.sleep(0.02)
+    assert len(directory.open) == 3
+    services = sum(message.name == READER for message in directory.requests if message.kind == BIND)
+    assert services < 100
+    backend.close()
+    while directory.open and time.monotonic() < end + 5:
+        time.sleep(0.02)
+    assert not directory.open
+
+
+def test_a_connection_that_died_while_idle_is_replaced(new_directory: NewDirectory, new_backend: NewBackend) -> None:
+    """A restart, and an end that shows only when the connection is used."""
+    directory = new_directory()
+    backend = new_backend(directory)
+    backend.authenticate("alice", "right")
+    directory.close_connections()
+    assert backend.authenticate("alice", "right").name == "alice"
+    searches = len(directory.searches)
+
+    def end_once(message: Message) -> Iterable[bytes]:
+        directory.special.clear()
+        return ending(message)
+
+    directory.special[SEARCH] = end_once
+    assert backend.authenticate("alice", "right").name == "alice"
+    assert len(directory.searches) == searches + 3
+    for _ in range(2):
+        backend.authenticate("alice", "right")
+
+
+def test_a_connection_that_only_hangs_costs_one_timeout(new_directory: NewDirectory, new_backend: NewBackend) -> None:
+    """A firewall has dropped the idle connection and tells nobody."""
+    directory = new_directory()
+    backend = new_backend(directory)
+    backend.authenticate("alice", "right")
+
+    def hang_once(message: Message) -> Iterable[bytes]:
+        directory.special.clear()
+        return hanging(message)
+
+    directory.special[SEARCH] = hang_once
+    started = time.monotonic()
+    assert backend.authenticate("alice", "right").name == "alice"
+    assert 0.9 < time.monotonic() - started < 3
+
+
+def test_an_idle_connection_is_not_used_after_a_minute(
+    new_directory: NewDirectory, new_backend: NewBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor any that is ten minutes old."""
+    directory = new_directory()
+    backend = new_backend(directory)
+    backend.authenticate("alice", "right")
+    for constant in ("_MAX_IDLE", "_MAX_AGE"):
+        before = sum(message.name == READER for message in directory.requests)
+        backend.authenticate("alice", "right")
+        assert sum(message.name == READER for message in directory.requests) == before
+        with monkeypatch.context() as patch:
+            patch.setattr(tokenissuer_backends.ldap.server, constant, 0.0)
+            backend.authenticate("alice", "right")
+        assert sum(message.name == READER for message in directory.requests) == before + 1
+
+
+def test_a_forked_process_leaves_the_parents_connections_alone(
+    new_directory: NewDirectory, new_backend: NewBackend
+) -> None:
+    """The child makes its own; the parent goes on with the one it has."""
+    directory = new_directory()
+    backend = new_backend(directory)
+    backend.authenticate("alice", "right")
+    before = directory.connections
+    child = os.fork()
+    if child == 0:
+        try:
+            name = backend.authenticate("alice", "right").name
+            os._exit(0 if name == "alice" else 1)
+        except BaseException:
+            os._exit(2)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert directory.connections == before + 2
+    backend.authenticate("alice", "right")
+    assert directory.connections == before + 3
+
+
+def test_a_refused_account_that_searches_is_not_locked_by_our_trying(
+    new_directory: NewDirectory, new_backend: NewBackend
+) -> None:
+    """One try for each server in each cool-down."""
+    directory = new_directory()
+    backend = new_backend(directory, bind_password=Secret("outdated"))
+    for _ in range(10):
+        with pytest.raises(BackendUnavailable, match="correct 'bind_dn' or its password"):
+            backend.authenticate("alice", "right")
+    assert len([message for message in directory.requests if message.kind == BIND]) == 1
+
+
+@pytest.mark.parametrize("password", ["right", "planted-secret-ü"])
+def test_no_secret_reaches_log_or_error(
+    new_directory: NewDirectory,
+    new_backend: NewBackend,
+    caplog: pytest.LogCaptureFixture,
+    password: str,
+    short_login: float,
+) -> None:
+    """Neither the user's password nor that of the account that searches, in any kind of failure."""
+    caplog.set_level(logging.DEBUG)
+    texts = []
+    for special in ({}, {BIND: hanging}, {SEARCH: ending}, user_bind(lambda message: b"\x30\x05xxxxx"), {BIND: ending}):
+        backend = new_backend(new_directory(special=dict(special)))
+        try:
+            texts.append(repr(backend.authenticate("alice", password)))
+        except RequestError as error:
+            texts.append("".join(traceback.format_exception(error)) + repr(error.__dict__))
+        texts += [repr(vars(backend)), repr(vars(backend._directory)), *map(repr, backend._directory.servers)]
+        for server in backend._directory.servers:
+            texts += [repr(server._idle), repr([vars(pooled.session) for pooled in server._idle])]
+            for pooled in server._idle:
+                texts.append(repr(pooled.session._connection))
+    text = "\n".join([*texts, caplog.text])
+    assert READER_PASSWORD not in text
+    if password != "right":
+        assert password not in text
+    assert "(&(objectClass" not in caplog.text
+
+
+def test_who_has_logged_in_directly_must_be_who_was_found(new_directory: NewDirectory, new_backend: NewBackend) -> None:
+    """Active Directory tries several meanings of a name in a bind."""
+    identity = "u:CORP\\alice"
+
+    def who_am_i(message: Message) -> Iterable[bytes]:
+        body = tlv(0x0A, b"\0") + tlv(0x04, b"") * 2 + tlv(0x8B, identity.encode())
+        return [message.reply(0x78, body)]
+
+    directory = new_directory(
+        special={EXTENDED: who_am_i}, entries={ALICE: {"sAMAccountName": ["Alice"], "userAccountControl": ["512"]}}
+    )
+    options = {"bind_dn": "", "bind_password": None, "directory": "ad", "groups": None}
+    for template in ("{user}@corp.test", "CORP\\{user}"):
+        backend = new_backend(directory, bind_as=template, **options)
+        identity = "u:CORP\\alice"
+        assert backend.authenticate("alice", "right").name == "alice"
+        identity = f"dn:{ALICE}"
+        assert backend.authenticate("alice", "right").name == "alice"
+        identity = "u:CORP\\mallory"
+        with pytest.raises(InvalidCredentials, match="mallory has logged in, but"):
+            backend.authenticate("alice", "right")
+        for unclear in ("", "dn:", "who knows"):
+            identity = unclear
+            with pytest.raises(RequestError):
+                backend.authenticate("alice", "right")
+    with pytest.raises(UnknownAccount):
+        new_backend(directory, bind_as="CORP\\{user}", **options).authenticate("OTHER\\alice", "right")
