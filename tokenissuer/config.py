@@ -19,11 +19,12 @@ from tokenissuer.finding import Finding, Severity
 from tokenissuer.issuer import MIN_LIFETIME, Issuer
 from tokenissuer.keys import KeyForm, SigningKey, file_findings, load_signing_key
 from tokenissuer.memory import LONGEST, Memory
-from tokenissuer.options import decode, files_in, near_match, option
+from tokenissuer.options import Secret, decode, files_in, near_match, option
 from tokenissuer.policy import REPOSITORY_ACTIONS, Glob, IPNetwork, Policy, Rule
 from tokenissuer.proxies import UNIX, X_FORWARDED_FOR, TrustedProxies
 from tokenissuer.refresh import RefreshTokens, Store, load_store
 from tokenissuer.service import TokenService
+from tokenissuer.throttle import Throttle, open_redis
 
 T = TypeVar("T")
 
@@ -33,6 +34,9 @@ SYSTEM_FILE: Final = Path("/etc/tokenissuer") / FILE_NAME
 
 #: Seconds: what a token allows cannot be taken back before it ends.
 _LONG_LIFETIME: Final = 3600
+#: What a counter of wrong passwords takes.
+_MOST_TRIES: Final = 10_000
+_LONGEST_WINDOW: Final = 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +163,41 @@ class MemoryOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class ThrottleOptions:
+    """The `[throttle]` table: how guessing is slowed down."""
+
+    account: int = option("different wrong passwords for one account from one address; 0 for any number", default=10)
+    address: int = option("different wrong passwords from one address; 0 for any number", default=100)
+    window: int = option("seconds for which each of them counts", default=600)
+    redis: Secret | None = option("URL of a Redis that counts for several machines; absent: memory", default=None)
+
+    def __post_init__(self) -> None:
+        for key, tries in (("account", self.account), ("address", self.address)):
+            if not 0 <= tries <= _MOST_TRIES:
+                raise ValueError(f"'{key}' is {tries}; use 1 to {_MOST_TRIES}, or 0 for no limit")
+        if self.account and 0 < self.address < self.account:
+            raise ValueError(f"'address' is {self.address}, less than 'account' ({self.account}); make it greater")
+        if not 1 <= self.window <= _LONGEST_WINDOW:
+            raise ValueError(f"'window' is {self.window}; use 1 to {_LONGEST_WINDOW} seconds")
+        if self.redis is not None:
+            try:
+                open_redis(self.redis.reveal())
+            except ConfigurationError as error:
+                raise ValueError(str(error)) from None
+
+    def build(self, key: SigningKey) -> Throttle | None:
+        """Return the throttle; None if there is no limit.
+
+        Args:
+            key: makes the counters' names unreadable, and the same on every machine that has it.
+        """
+        if not self.account and not self.address:
+            return None
+        redis = self.redis.reveal() if self.redis is not None else ""
+        return Throttle(self.account, self.address, self.window, key.derive("tokenissuer throttle"), redis)
+
+
+@dataclass(frozen=True, slots=True)
 class RefreshOptions:
     """The `[refresh]` table. Without it no refresh tokens are issued."""
 
@@ -232,6 +271,7 @@ class Config:
     refresh: RefreshConfig | None
     server: ServerOptions
     memory: MemoryOptions
+    throttle: ThrottleOptions
 
     def load_key(self) -> SigningKey:
         """Read key and certificate.
@@ -279,7 +319,9 @@ class Config:
             chain = Chain(sources)
             refresh = self.refresh.build() if self.refresh is not None else None
             services = self.issuer.services
-            service = TokenService(issuer, chain, Policy(self.rules), services, refresh, self.issuer.realm)
+            throttle = self.throttle.build(key)
+            policy = Policy(self.rules)
+            service = TokenService(issuer, chain, policy, services, refresh, self.issuer.realm, throttle)
             built.pop_all()
         return service
 
@@ -407,7 +449,7 @@ def check_realm(realm: str) -> None:
 
 def _decode_config(path: Path, table: Mapping[str, Any]) -> Config:
     folder = path.absolute().parent
-    known = ("issuer", "signing", "backends", "access", "memory", "refresh", "server")
+    known = ("issuer", "signing", "backends", "access", "memory", "refresh", "server", "throttle")
     for key in table:
         if key not in known:
             raise ConfigurationError(f"unknown table [{key}]; {near_match(key, known)}")
@@ -425,7 +467,8 @@ def _decode_config(path: Path, table: Mapping[str, Any]) -> Config:
     refresh = _decode_refresh(_table(table, "refresh"), issuer.services, folder) if "refresh" in table else None
     server = decode(ServerOptions, _table(table, "server") if "server" in table else {}, "[server]", folder)
     memory = decode(MemoryOptions, _table(table, "memory") if "memory" in table else {}, "[memory]", folder)
-    return Config(path, issuer, signing, tuple(_named(backends)), tuple(rules), refresh, server, memory)
+    throttle = decode(ThrottleOptions, _table(table, "throttle") if "throttle" in table else {}, "[throttle]", folder)
+    return Config(path, issuer, signing, tuple(_named(backends)), tuple(rules), refresh, server, memory, throttle)
 
 
 def _decode_refresh(table: Mapping[str, Any], services: Sequence[str], folder: Path) -> RefreshConfig:

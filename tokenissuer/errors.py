@@ -137,6 +137,27 @@ class ContentTooLarge(RequestError):
     sentence = "the request is too large"
 
 
+class TooManyAttempts(RequestError):
+    """Too many wrong passwords. The answer is the same whether this one is right.
+
+    Args:
+        retry_after: seconds after which one more is allowed.
+        limit: whose tries are used up, for the log: `account` or `address`.
+    """
+
+    status = 429
+    error = "temporarily_unavailable"
+    code = "TOOMANYREQUESTS"
+
+    def __init__(self, retry_after: int, limit: str) -> None:
+        self.retry_after = retry_after
+        self.limit = limit
+        super().__init__(
+            f"too many wrong passwords from your address; try again in {retry_after} seconds",
+            reason=f"too many different wrong passwords (limit: {limit})",
+        )
+
+
 class InternalError(RequestError):
     """A defect of ours; the truth is in the log."""
 

@@ -23,6 +23,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.x509.oid import NameOID
 
 from tokenissuer.errors import ConfigurationError
@@ -98,6 +99,17 @@ class SigningKey:
         der = self.certificate.public_bytes(serialization.Encoding.DER)
         # Only the leaf: proxies take headers up to 8 KiB, and a registry knows the rest of the chain.
         return {"kid": self.thumbprint, "x5c": [base64.b64encode(der).decode("ascii")]}
+
+    def derive(self, purpose: str) -> bytes:
+        """Return a secret of 32 bytes that whoever has this key finds again, and nobody else finds.
+
+        Args:
+            purpose: another one gives another secret.
+        """
+        secret = self.private.private_bytes(
+            serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        return HKDF(hashes.SHA256(), 32, salt=None, info=purpose.encode("utf-8")).derive(secret)
 
     def sign(self, claims: Mapping[str, Any], header: Mapping[str, Any]) -> str:
         """Return the compact JWS of the claims."""

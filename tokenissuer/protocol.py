@@ -25,6 +25,7 @@ from tokenissuer.errors import (
     LengthRequired,
     MethodNotAllowed,
     RequestError,
+    TooManyAttempts,
     UnsupportedGrantType,
     UnsupportedTokenType,
 )
@@ -170,7 +171,7 @@ def error_response(error: RequestError, realm: str) -> Response:
         response.headers["WWW-Authenticate"] = f'Basic realm="{_description(realm)}", charset="UTF-8"'
     if isinstance(error, MethodNotAllowed):
         response.headers["Allow"] = ", ".join(error.allowed)
-    if isinstance(error, BackendUnavailable):
+    if isinstance(error, BackendUnavailable | TooManyAttempts):
         response.headers["Retry-After"] = str(error.retry_after)
     return response
 

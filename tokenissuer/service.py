@@ -24,6 +24,7 @@ from tokenissuer.issuer import AccessToken, Issuer
 from tokenissuer.policy import REPOSITORY_ACTIONS, Caller, IPAddress, Policy
 from tokenissuer.refresh import Refresh, RefreshTokens
 from tokenissuer.scope import Access
+from tokenissuer.throttle import Throttle
 
 #: Seconds for all questions about rights in one request, after which no further one is asked: docker waits 15 for the
 #: whole, and there may be 40 repositories.
@@ -107,6 +108,7 @@ class TokenService:
         services: the registries served; at least one.
         refresh: knows the refresh tokens; None to issue none.
         realm: the URL clients are sent to.
+        throttle: slows guessing down; None to let everybody guess.
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class TokenService:
         services: Sequence[str],
         refresh: RefreshTokens | None = None,
         realm: str = "",
+        throttle: Throttle | None = None,
     ) -> None:
         self.issuer: Final = issuer
         self.chain: Final = chain
@@ -124,6 +127,7 @@ class TokenService:
         self.services: Final = tuple(services)
         self.refresh: Final = refresh
         self.realm: Final = realm
+        self._throttle: Final = throttle
 
     def respond(self, request: TokenRequest) -> TokenResponse:
         """Answer one request.
@@ -133,11 +137,12 @@ class TokenService:
             InvalidCredentials: if credentials were sent and are wrong; they are never taken for none.
             AccessDenied: if nobody is logged in and nothing of what was asked for is open to everyone.
             UnsupportedGrantType: for a refresh token, if none are issued here.
+            TooManyAttempts: if there were too many wrong passwords before.
             BackendUnavailable: if an account source cannot tell.
         """
         service = self._service(request.service)
         client = Refresh(service, request.client_id, request.agent, str(request.address or ""))
-        login = self._login(request.credentials, client)
+        login = self._login(request, client)
         caller = Caller(login.account if login else None, service, request.address)
         granted, reason = self._authorize(caller, login, request.asked)
         if login is None and request.asked and not granted:
@@ -176,16 +181,23 @@ class TokenService:
             return self.services[0]
         raise InvalidRequest(f"the parameter service is missing; served here: {served}")
 
-    def _login(self, credentials: Password | RefreshToken | None, client: Refresh) -> Authenticated | None:
+    def _login(self, request: TokenRequest, client: Refresh) -> Authenticated | None:
+        credentials = request.credentials
         if credentials is None:
             return None
         if isinstance(credentials, Password):
-            return self.chain.authenticate(credentials.username, credentials.password)
+            return self._authenticate(credentials, request.address)
         if self.refresh is not None:
             return self.refresh.redeem(credentials.text, self.chain, client)
         if credentials.by_grant:
             raise UnsupportedGrantType("this server issues no refresh tokens; log in again with your password")
         raise InvalidCredentials(reason="a refresh token, but none are issued here")
+
+    def _authenticate(self, credentials: Password, address: IPAddress | None) -> Authenticated:
+        if self._throttle is None:
+            return self.chain.authenticate(credentials.username, credentials.password)
+        with self._throttle.attempt(credentials.username, credentials.password, address):
+            return self.chain.authenticate(credentials.username, credentials.password)
 
     def _refresh_token(self, request: TokenRequest, login: Authenticated, client: Refresh) -> str:
         """Return the refresh token for the answer: a new one after a password, else the same one again."""

@@ -50,6 +50,11 @@ type = "htpasswd"
 path = "users.htpasswd"
 groups = "users.groups"
 
+# Wrong passwords of many tests come from one address.
+[throttle]
+account = 0
+address = 0
+
 [[access]]
 accounts = ["admin"]
 repositories = ["**"]

@@ -23,7 +23,7 @@ LAYERS = [
     {"plugin"},
     {"backend", "issuer"},
     {"policy", "testing", "refresh", "memory"},
-    {"sqlite", "proxies"},
+    {"sqlite", "proxies", "throttle"},
     {"service"},
     {"protocol"},
     {"config", "app"},

@@ -12,7 +12,15 @@ import pytest
 
 from tokenissuer.backend import load_backend
 from tokenissuer.cli import _parser
-from tokenissuer.config import AccessOptions, IssuerOptions, RefreshOptions, ServerOptions, SigningOptions, load_config
+from tokenissuer.config import (
+    AccessOptions,
+    IssuerOptions,
+    RefreshOptions,
+    ServerOptions,
+    SigningOptions,
+    ThrottleOptions,
+    load_config,
+)
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -59,10 +67,11 @@ def test_the_configuration_example_loads(tmp_path: Path) -> None:
         ("### `[signing]`", SigningOptions),
         ("### `[server]`", ServerOptions),
         ("### `[refresh]`", RefreshOptions),
+        ("### `[throttle]`", ThrottleOptions),
         ("### `[[access]]`", AccessOptions),
         ('**`type = "htpasswd"`**', load_backend("htpasswd").Options),
     ],
-    ids=["issuer", "signing", "server", "refresh", "access", "htpasswd"],
+    ids=["issuer", "signing", "server", "refresh", "throttle", "access", "htpasswd"],
 )
 def test_every_key_is_in_the_reference(heading: str, options: Any) -> None:
     """A key that is not in the manual does not exist for its readers, and the other way round."""

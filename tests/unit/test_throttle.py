@@ -1,0 +1,342 @@
+"""Guessing is slowed down, and nobody else is."""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from limits.storage import MemoryStorage
+
+from tokenissuer.config import ThrottleOptions, load_config
+from tokenissuer.errors import BackendUnavailable, ConfigurationError, InvalidCredentials, TooManyAttempts
+from tokenissuer.options import Secret
+from tokenissuer.throttle import Throttle, open_redis
+
+HOME = "192.0.2.1"
+ELSEWHERE = "198.51.100.7"
+RIGHT = {"alice": "alice-right", "bob": "bob-right"}
+
+
+class World:
+    """Accounts behind a throttle of 3 tries for an account and 9 for an address, in 60 seconds."""
+
+    def __init__(self, throttle: Throttle) -> None:
+        self.throttle = throttle
+        self.asked: list[str] = []
+
+    def login(self, name: str, password: str, address: str | None = HOME) -> int:
+        """Log in; the HTTP status."""
+        try:
+            with self.throttle.attempt(name, password, ipaddress.ip_address(address) if address else None):
+                self.asked.append(password)
+                if RIGHT.get(name.strip().lower()) != password:
+                    raise InvalidCredentials
+        except (InvalidCredentials, TooManyAttempts) as error:
+            return error.status
+        return 200
+
+    def guess(self, name: str, count: int, address: str | None = HOME) -> list[int]:
+        """Log in with so many different wrong passwords."""
+        return [self.login(name, f"wrong-{time.perf_counter_ns()}", address) for _ in range(count)]
+
+    def use_up(self, address: str = HOME) -> None:
+        """Use up all that an address may try, on names nobody has."""
+        for name in ("nobody-1", "nobody-2", "nobody-3"):
+            self.guess(name, 3, address)
+
+
+def throttle(account: int = 3, address: int = 9, redis: str = "", most: int = 1000) -> Throttle:
+    return Throttle(account, address, 60, b"k" * 32, redis, most)
+
+
+@pytest.fixture
+def world() -> World:
+    """Nobody has tried anything yet."""
+    return World(throttle())
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Let time pass."""
+    now = time.time
+    passed = [0.0]
+    monkeypatch.setattr(time, "time", lambda: now() + passed[0])
+
+    def wait(seconds: float) -> None:
+        passed[0] += seconds
+
+    return wait
+
+
+def test_different_wrong_passwords_are_refused_after_a_few(world: World) -> None:
+    """And the source is not asked any more."""
+    assert world.guess("alice", 5) == [401, 401, 401, 429, 429]
+    assert len(world.asked) == 3
+
+
+def test_the_answer_is_the_same_for_the_right_password(world: World) -> None:
+    """It would be one more try else; the error names whole seconds to wait, and nothing of account or password."""
+    world.guess("alice", 3)
+    answers = set()
+    for password in (RIGHT["alice"], "wrong"):
+        with pytest.raises(TooManyAttempts) as caught, world.throttle.attempt("alice", password, _address()):
+            raise AssertionError
+        answers.add((caught.value.sentence, caught.value.reason))
+        assert 1 <= caught.value.retry_after <= 60
+    assert len(answers) == 1
+    assert "alice" not in str(answers)
+
+
+def _address() -> ipaddress.IPv4Address:
+    return ipaddress.IPv4Address(HOME)
+
+
+def test_the_same_wrong_password_counts_once(world: World) -> None:
+    """containerd sends it twice, oras-py five times per call, and a pipeline with a stale one all day."""
+    assert [world.login("alice", "stale") for _ in range(50)] == [401] * 50
+    assert world.guess("alice", 3) == [401, 401, 429]
+
+
+def test_right_passwords_never_count(world: World) -> None:
+    """Nor do they give tries back, or a colleague's login would let somebody go on guessing."""
+    assert [world.login("alice", RIGHT["alice"]) for _ in range(50)] == [200] * 50
+    assert world.guess("alice", 2) == [401, 401]
+    assert world.login("alice", RIGHT["alice"]) == 200
+    assert world.guess("alice", 2) == [401, 429]
+
+
+def test_nobody_is_locked_out_from_another_address(world: World) -> None:
+    """Nor by many sources together."""
+    for host in range(1, 60):
+        world.guess("alice", 5, f"203.0.113.{host}")
+    assert world.login("alice", RIGHT["alice"]) == 200
+    assert world.login("alice", RIGHT["alice"], "2001:db8::1") == 200
+
+
+def test_one_persons_mistakes_do_not_cut_off_an_office(world: World) -> None:
+    """However often and however different."""
+    world.guess("alice", 100)
+    assert world.login("bob", RIGHT["bob"]) == 200
+    assert world.login("bob", "mistyped") == 401
+
+
+def test_many_accounts_from_one_source_are_refused(world: World) -> None:
+    """One password for each of many names is guessing, too."""
+    answers = [world.login(f"name-{number}", "Summer2026!") for number in range(20)]
+    assert answers == [401] * 9 + [429] * 11
+    assert world.login("name-99", "Summer2026!", ELSEWHERE) == 401
+
+
+def test_a_neighbour_who_has_logged_in_still_gets_in(world: World) -> None:
+    """The source's tries are used up, by somebody else."""
+    assert world.login("alice", RIGHT["alice"]) == 200
+    world.use_up()
+    assert world.login("bob", RIGHT["bob"]) == 429
+    assert world.login("alice", RIGHT["alice"]) == 200
+
+
+def test_the_neighbours_password_cannot_be_guessed_then(world: World) -> None:
+    """Every wrong one is answered alike, for known and unknown names, and no more are tried than ever."""
+    world.login("alice", RIGHT["alice"])
+    world.use_up()
+    asked = len(world.asked)
+    assert world.guess("alice", 3) == world.guess("nobody", 3) == [429, 429, 429]
+    assert len(world.asked) == asked
+    assert world.login("alice", RIGHT["alice"]) == 429
+    assert world.login("alice", RIGHT["alice"], ELSEWHERE) == 200
+
+
+def test_made_up_names_take_no_room_when_a_source_is_refused(world: World) -> None:
+    """Nothing is counted for them any more."""
+    world.use_up()
+    memory = world.throttle._counters()
+    before = len(memory._kept[False])
+    for number in range(100):
+        world.login(f"made-up-{number}", f"x{number}")
+    assert len(memory._kept[False]) == before
+
+
+def test_time_gives_tries_back_one_by_one(world: World, later: Callable[[float], None]) -> None:
+    """The oldest first."""
+    world.guess("alice", 2)
+    later(30)
+    world.guess("alice", 1)
+    assert world.login("alice", RIGHT["alice"]) == 429
+    later(31)
+    assert world.guess("alice", 3) == [401, 401, 429]
+    later(61)
+    assert world.login("alice", RIGHT["alice"]) == 200
+
+
+def test_the_wait_it_names_is_long_enough_and_no_longer(world: World, later: Callable[[float], None]) -> None:
+    """Clients that honour Retry-After come back when it has a point."""
+    world.guess("alice", 3)
+    later(20)
+    with pytest.raises(TooManyAttempts) as caught, world.throttle.attempt("alice", "x", _address()):
+        raise AssertionError
+    assert 39 <= caught.value.retry_after <= 41
+    later(caught.value.retry_after + 1)
+    assert world.login("alice", RIGHT["alice"]) == 200
+
+
+@pytest.mark.parametrize(
+    "spelling", ["ALICE", "Alice", "alice ", " a l i c e", "\N{FULLWIDTH LATIN SMALL LETTER A}lice"]
+)
+def test_spellings_of_a_name_share_its_tries(world: World, spelling: str) -> None:
+    """A directory takes them for one account."""
+    world.guess("alice", 3)
+    assert world.login(spelling, RIGHT["alice"]) == 429
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shared"),
+    [
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", True),
+        ("2001:db8:1:2::1", "2001:db8:1:3::1", False),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("192.0.2.1", None, False),
+    ],
+)
+def test_a_source_is_an_address_or_a_64(world: World, one: str, other: str | None, shared: bool) -> None:
+    """A customer has a whole /64 of IPv6."""
+    world.guess("alice", 3, one)
+    assert world.login("alice", RIGHT["alice"], other) == (429 if shared else 200)
+
+
+def test_connections_without_an_address_are_one_source(world: World) -> None:
+    """They cannot be told apart."""
+    assert world.guess("alice", 4, None) == [401, 401, 401, 429]
+
+
+@pytest.mark.parametrize("password", ["", "x" * 2000, "a\0b"])
+def test_what_is_no_guess_does_not_count(world: World, password: str) -> None:
+    """No source is ever asked such a thing; clients with an identity token send an empty one."""
+    assert [world.login("alice", password) for _ in range(20)] == [401] * 20
+    assert world.asked == []
+    assert world.login("alice", RIGHT["alice"]) == 200
+
+
+def test_an_outage_does_not_count(world: World) -> None:
+    """Nobody knows whether the password was wrong."""
+    for number in range(20):
+        with pytest.raises(BackendUnavailable), world.throttle.attempt("alice", f"p{number}", _address()):
+            raise BackendUnavailable
+    assert world.login("alice", RIGHT["alice"]) == 200
+
+
+def test_guesses_at_the_same_time_get_no_more_tries(world: World) -> None:
+    """The answers come after all of them have begun."""
+    barrier = threading.Barrier(20)
+    begun: list[int] = []
+    refused: list[int] = []
+
+    def guess(number: int) -> None:
+        barrier.wait()
+        try:
+            with world.throttle.attempt("alice", f"guess {number}", _address()):
+                begun.append(number)
+                time.sleep(0.3)
+                raise InvalidCredentials
+        except TooManyAttempts as error:
+            refused.append(error.retry_after)
+        except InvalidCredentials:
+            pass
+
+    threads = [threading.Thread(target=guess, args=(number,)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(begun) == 3
+    assert len(begun) + len(refused) == 20
+    assert world.throttle._under_way == {}
+
+
+def test_a_push_of_many_layers_at_once_gets_in(world: World) -> None:
+    """Twenty requests with one right password, while two wrong ones have been counted."""
+    world.guess("alice", 2)
+    answers: list[int] = []
+    threads = [threading.Thread(target=lambda: answers.append(world.login("alice", RIGHT["alice"]))) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [200] * 20
+
+
+def test_memory_is_bounded() -> None:
+    """Names, passwords and addresses without end."""
+    small = throttle(most=50)
+    world = World(small)
+    world.login("alice", RIGHT["alice"])
+    counters = small._counters()
+    for number in range(2000):
+        world.login(f"name-{number}", f"x{number}", str(ipaddress.ip_address(number + 2**24)))
+    storage = counters._fixed.storage
+    assert isinstance(storage, MemoryStorage)
+    assert len(storage.storage) <= 52
+    assert len(storage.events) <= 50
+    assert len(storage.expirations) <= 52
+    # And who has proven a password is not pushed out.
+    world.use_up()
+    assert world.login("alice", RIGHT["alice"]) == 200
+
+
+@pytest.mark.parametrize(("account", "address", "expected"), [(0, 9, [401] * 9 + [429]), (3, 0, [401] * 3 + [429])])
+def test_either_limit_may_be_off(account: int, address: int, expected: list[int]) -> None:
+    """By 0."""
+    assert World(throttle(account, address)).guess("alice", len(expected)) == expected
+
+
+def test_a_restart_forgets_and_a_redis_that_is_down_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """The log says so once, without the URL, and counting goes on in memory."""
+    world = World(throttle(redis="redis://:planted-secret@127.0.0.1:9/0"))
+    started = time.monotonic()
+    assert world.guess("alice", 5) == [401, 401, 401, 429, 429]
+    assert world.login("bob", RIGHT["bob"]) == 200
+    assert time.monotonic() - started < 5
+    (record,) = caplog.records
+    assert "Redis" in record.getMessage()
+    assert record.__dict__["security"] == "outage"
+    assert "planted" not in caplog.text
+    assert World(throttle()).login("alice", RIGHT["alice"]) == 200
+
+
+@pytest.mark.parametrize("bad_url", ["http://x", "redis://host:notaport/0", "memory://", "x", ""])
+def test_a_url_that_is_none_is_refused(bad_url: str) -> None:
+    """Without being shown: it may hold a password."""
+    with pytest.raises(ConfigurationError, match="'redis'") as caught:
+        open_redis(bad_url)
+    assert "host:notaport" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("account = -1", "'account' is -1"),
+        ("account = 10\naddress = 5", "'address' is 5"),
+        ("window = 0", "'window' is 0"),
+        ('redis = "mysql://:planted@x/"', "'redis' must be a URL"),
+        ("accounts = 3", "did you mean 'account'"),
+    ],
+)
+def test_the_table_is_checked(set_up: Path, table: str, said: str) -> None:
+    """One line that says what to change, without the secret."""
+    path = set_up / "tokenissuer.toml"
+    path.write_text(f"{path.read_text()}\n[throttle]\n{table}\n")
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        load_config(path)
+    assert "planted" not in str(caught.value)
+
+
+def test_it_is_on_by_default_and_off_by_two_zeros(set_up: Path) -> None:
+    """Nobody needs to know of it to be safe."""
+    config = load_config(set_up / "tokenissuer.toml")
+    key = config.load_key()
+    assert config.throttle.build(key) is not None
+    assert ThrottleOptions(account=0, address=0).build(key) is None
+    assert "Secret(***)" in repr(ThrottleOptions(redis=Secret("redis://:planted@127.0.0.1")))
