@@ -1,0 +1,506 @@
+"""What stands in front of the issuer in production, as conf/ says it: nginx, Apache, gunicorn; and load on it."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import http.client
+import ipaddress
+import json
+import os
+import re
+import shutil
+import ssl
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+if TYPE_CHECKING:
+    from tests.integration.conftest import Client, Host, Image, Issuer, Server, Site, Sites
+
+CONF = Path(__file__).parents[3] / "conf"
+SERVICE = "container_registry"
+SBIN = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+FORM = "application/x-www-form-urlencoded"
+
+RULES = """
+[[access]]
+authenticated = true
+repositories = ["{account}/**"]
+actions = ["pull", "push", "delete"]
+"""
+
+NGINX = """
+daemon off;
+{user}
+pid {folder}/nginx.pid;
+worker_processes 2;
+events {{ worker_connections 512; }}
+http {{
+    access_log {folder}/access.log;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    include {folder}/site*.conf;
+}}
+"""
+
+APACHE = """
+ServerRoot {folder}
+ServerName localhost
+PidFile {folder}/apache.pid
+Listen 127.0.0.1:{port}
+{user}
+Mutex file:{folder}
+WSGISocketPrefix {folder}/wsgi
+LoadModule mpm_event_module {modules}/mod_mpm_event.so
+LoadModule authz_core_module {modules}/mod_authz_core.so
+LoadModule headers_module {modules}/mod_headers.so
+LoadModule env_module {modules}/mod_env.so
+LoadModule socache_shmcb_module {modules}/mod_socache_shmcb.so
+LoadModule ssl_module {modules}/mod_ssl.so
+LoadModule proxy_module {modules}/mod_proxy.so
+LoadModule proxy_http_module {modules}/mod_proxy_http.so
+LoadModule wsgi_module {modules}/mod_wsgi.so
+ErrorLog /dev/stderr
+# As Debian's apache2.conf has it.
+<Directory />
+    AllowOverride None
+    Require all denied
+</Directory>
+Include {folder}/site.conf
+"""
+
+
+def daemon_program(name: str, reason: str) -> str:
+    """The program, also where only root has it on PATH; without it the test is skipped."""
+    found = shutil.which(name, path=SBIN)
+    if found is None:
+        pytest.skip(f"no {name} program: {reason}")
+    return found
+
+
+def fill_in(text: str, places: Mapping[str, str]) -> str:
+    """A file of conf/ with this machine's folders and ports: every place must be there."""
+    for place, value in places.items():
+        assert place in text, f"{place!r} is not in the file any more"
+        text = text.replace(place, value)
+    return text
+
+
+@dataclass(frozen=True)
+class Authority:
+    """A certificate authority, and what it has signed for this machine."""
+
+    folder: Path
+
+    @property
+    def certificate(self) -> Path:
+        """What clients trust."""
+        return self.folder / "ca.crt"
+
+    @property
+    def server_certificate(self) -> Path:
+        """For 127.0.0.1 and localhost."""
+        return self.folder / "server.crt"
+
+    @property
+    def server_key(self) -> Path:
+        """Its key."""
+        return self.folder / "server.key"
+
+    def trust(self, client: Client) -> None:
+        """Let a person's machine trust it."""
+        client.env["SSL_CERT_FILE"] = str(self.certificate)
+
+
+def make_authority(folder: Path) -> Authority:
+    """A new authority with one server certificate."""
+    now = datetime.datetime.now(datetime.UTC)
+
+    def build(subject: str, key: ec.EllipticCurvePrivateKey, issuer: str) -> x509.CertificateBuilder:
+        names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)]) for text in (subject, issuer)]
+        return (
+            x509.CertificateBuilder(issuer_name=names[1], subject_name=names[0])
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_after(now + datetime.timedelta(days=2))
+        )
+
+    ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    ca = build("Test CA", ca_key, "Test CA").add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    addresses = [ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("127.0.0.2")]
+    names = [x509.DNSName("localhost"), *map(x509.IPAddress, addresses)]
+    leaf = build("test server", key, "Test CA").add_extension(x509.SubjectAlternativeName(names), critical=False)
+    authority = Authority(folder)
+    for path, builder in ((authority.certificate, ca), (authority.server_certificate, leaf)):
+        path.write_bytes(builder.sign(ca_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    authority.server_key.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return authority
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP answer, read to its end."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """The body as JSON."""
+        return json.loads(self.body)
+
+
+@dataclass
+class Front:
+    """What clients talk to: one address, behind which are issuer and registry."""
+
+    issuer: Issuer
+    port: int
+    path: str
+    authority: Authority | None = None
+    server: Server | None = None
+
+    @property
+    def address(self) -> str:
+        """Host and port."""
+        return f"127.0.0.1:{self.port}"
+
+    def connect(self, source: str = "127.0.0.1", host: str = "127.0.0.1") -> http.client.HTTPConnection:
+        """A connection from one of this machine's addresses."""
+        if self.authority is None:
+            return http.client.HTTPConnection(host, self.port, timeout=20, source_address=(source, 0))
+        trusting = ssl.create_default_context(cafile=str(self.authority.certificate))
+        return http.client.HTTPSConnection(host, self.port, timeout=20, source_address=(source, 0), context=trusting)
+
+    def request(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | Iterator[bytes] | None = None,
+        source: str = "127.0.0.1",
+    ) -> Answer:
+        """One request; a body that is an iterator is sent in chunks."""
+        connection = self.connect(source)
+        try:
+            chunked = body is not None and not isinstance(body, bytes)
+            connection.request(method, target, body=body, headers=dict(headers or {}), encode_chunked=chunked)
+            response = connection.getresponse()
+            return Answer(
+                response.status, {key.lower(): value for key, value in response.getheaders()}, response.read()
+            )
+        finally:
+            connection.close()
+
+    def ask(
+        self,
+        *scopes: str,
+        user: str | None = None,
+        password: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        source: str = "127.0.0.1",
+    ) -> Answer:
+        """Ask for a token by GET."""
+        query = urlencode([("service", SERVICE), *(("scope", scope) for scope in scopes)])
+        sent = dict(headers or {})
+        if user:
+            secret = self.issuer.passwords[user] if password is None else password
+            sent["Authorization"] = "Basic " + base64.b64encode(f"{user}:{secret}".encode()).decode()
+        return self.request("GET", f"{self.path}?{query}", sent, source=source)
+
+    def post(self, scope: str, user: str, *, chunked: bool, password: str | None = None) -> Answer:
+        """Ask for a token by POST, as containerd and skopeo do."""
+        secret = self.issuer.passwords[user] if password is None else password
+        form = {"grant_type": "password", "service": SERVICE, "client_id": "test", "username": user, "password": secret}
+        body = urlencode({**form, "scope": scope}).encode()
+        pieces = (body[start : start + 40] for start in range(0, len(body), 40))
+        return self.request("POST", self.path, {"Content-Type": FORM}, pieces if chunked else body)
+
+
+def claims(token: str) -> dict[str, Any]:
+    """What a token says."""
+    payload = token.split(".")[1]
+    decoded: dict[str, Any] = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    return decoded
+
+
+@dataclass
+class Load:
+    """Somebody who asks without pause; what failed."""
+
+    failures: list[str] = field(default_factory=list)
+    done: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def note(self, trouble: str) -> None:
+        """Count one request; an empty text is success."""
+        with self._lock:
+            self.done += 1
+            if trouble:
+                self.failures.append(trouble)
+
+    def wait_for(self, more: int) -> None:
+        """Go on when so many more have been answered."""
+        goal = self.done + more
+        end = time.monotonic() + 30
+        while self.done < goal:
+            assert time.monotonic() < end, f"only {self.done} of {goal} requests in time; failures: {self.failures}"
+            time.sleep(0.02)
+
+
+@contextmanager
+def under_load(work: Sequence[Callable[[], str]]) -> Iterator[Load]:
+    """Repeat each piece of work in a thread of its own; each returns what went wrong, empty for nothing."""
+    load, ending = Load(), threading.Event()
+
+    def repeat(piece: Callable[[], str]) -> None:
+        while not ending.is_set():
+            try:
+                load.note(piece())
+            except Exception as error:
+                load.note(f"{type(error).__name__}: {error}")
+
+    threads = [threading.Thread(target=repeat, args=(piece,)) for piece in work]
+    for thread in threads:
+        thread.start()
+    try:
+        yield load
+    finally:
+        ending.set()
+        for thread in threads:
+            thread.join(60)
+
+
+class Production:
+    """Puts together what production has, with the files of conf/, on this machine's ports."""
+
+    def __init__(self, folder: Path, stack: ExitStack, host: Host, sites: Sites) -> None:
+        self.folder = folder
+        self.stack = stack
+        self.host = host
+        self.sites = sites
+        self.claims = claims
+        self.under_load = under_load
+        self.daemon_program = daemon_program
+        self.fill_in = fill_in
+        self.conf = CONF
+        self.issuers: list[Server] = []
+        authority = folder / "tls"
+        authority.mkdir()
+        self.authority = make_authority(authority)
+
+    def issuer(self, name: str, realm: str | None = None, *, trusted: str = "127.0.0.1", rules: str = RULES) -> Issuer:
+        """A set-up as `init` makes it, with accounts alice and bob, for clients that are sent to the realm."""
+        issuer = self.sites.new_issuer(name)
+        if realm is not None:
+            for path in (issuer.config, issuer.folder / "registry.yml"):
+                path.write_text(path.read_text().replace(issuer.realm, realm))
+        issuer.set_access(rules)
+        issuer.config.write_text(f'[server]\ntrusted_proxies = ["{trusted}"]\n\n{issuer.config.read_text()}')
+        self.cheap_passwords(issuer, "alice", "bob")
+        return issuer
+
+    def cheap_passwords(self, issuer: Issuer, *users: str) -> None:
+        """Accounts whose passwords cost little to check: there are many logins in these tests."""
+        import bcrypt
+
+        issuer.passwords = {user: f"{user}'s sécret {uuid.uuid4().hex[:8]}" for user in users}
+        lines = [
+            f"{user}:{bcrypt.hashpw(secret.encode(), bcrypt.gensalt(4)).decode()}\n"
+            for user, secret in issuer.passwords.items()
+        ]
+        (issuer.folder / "users.htpasswd").write_text("".join(lines))
+
+    def serve(self, issuer: Issuer, *options: str, port: int | None = None) -> Server:
+        """`tokenissuer serve` with more options, perhaps a second time on another port."""
+        port = port or issuer.port
+        server = self.host.start(f"issuer-{port}", *issuer.command(port), *options)
+        server.wait_for(lambda: self.is_up(port))
+        self.issuers.append(server)
+        return server
+
+    def is_up(self, port: int) -> bool:
+        """Whether an issuer answers there."""
+        with suppress(OSError):
+            return self.host.get(f"http://127.0.0.1:{port}/healthz").status == 200
+        return False
+
+    def direct(self, issuer: Issuer, port: int | None = None) -> Front:
+        """Nothing in front."""
+        return Front(issuer, port or issuer.port, "/token")
+
+    def nginx(self, issuer: Issuer, port: int, *sites: str, path: str = "/jwt/auth") -> Front:
+        """The real nginx with sites from conf/ that have been filled in."""
+        program = daemon_program("nginx", "install nginx-light")
+        folder = self.folder / f"nginx-{uuid.uuid4().hex[:8]}"
+        folder.mkdir()
+        for number, site in enumerate(sites):
+            (folder / f"site{number}.conf").write_text(site)
+        (folder / "nginx.conf").write_text(NGINX.format(folder=folder, user="user root;" if os.geteuid() == 0 else ""))
+        command = [program, "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf")]
+        tried = self.host.run(*command, "-t")
+        assert tried.code == 0, str(tried)
+        # A warning would be the reader's problem: the files are to be used as they are.
+        assert "warn" not in tried.stderr, str(tried)
+        front = Front(issuer, port, path, self.authority)
+        front.server = self.host.start("nginx", *command)
+        front.server.wait_for(lambda: answered(front))
+        return front
+
+    def nginx_site(self, name: str, port: int, places: Mapping[str, str], host: str = "127.0.0.1") -> str:
+        """A site of conf/ for this machine."""
+        text = (CONF / name).read_text()
+        (server_name,) = re.findall(r"server_name (\S+);", text)
+        return fill_in(
+            text,
+            {
+                "listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
+                f"server_name {server_name};": f"server_name {host};",
+                f"/etc/nginx/ssl/{server_name}.crt": str(self.authority.server_certificate),
+                f"/etc/nginx/ssl/{server_name}.key": str(self.authority.server_key),
+                **places,
+            },
+        )
+
+    def apache(self, issuer: Issuer, port: int, registry: str) -> Front:
+        """The real Apache with the site from conf/; the issuer runs in its daemon processes."""
+        program = daemon_program("apache2", "install apache2 and libapache2-mod-wsgi-py3")
+        modules = Path("/usr/lib/apache2/modules")
+        if not (modules / "mod_wsgi.so").exists():
+            pytest.skip("Apache has no mod_wsgi: install libapache2-mod-wsgi-py3")
+        folder = self.open_folder()
+        python_home = make_python_home(folder / "venv")
+        user = ""
+        if os.geteuid() == 0:
+            user = "User www-data\nGroup www-data"
+            shutil.copytree(issuer.folder, folder / "conf")
+            for path in (folder / "conf", *(folder / "conf").iterdir()):
+                shutil.chown(path, "www-data", "www-data")
+        home = folder / "conf" if user else issuer.folder
+        shutil.copy(CONF / "tokenissuer.wsgi", python_home / "tokenissuer.wsgi")
+        site = fill_in(
+            (CONF / "apache.conf").read_text(),
+            {
+                "<VirtualHost *:443>": f"<VirtualHost 127.0.0.1:{port}>",
+                "registry.example.com\n": "127.0.0.1\n",
+                "/etc/apache2/ssl/registry.example.com.crt": str(self.authority.server_certificate),
+                "/etc/apache2/ssl/registry.example.com.key": str(self.authority.server_key),
+                "user=tokenissuer group=tokenissuer ": "",
+                "python-home=/opt/tokenissuer": f"python-home={python_home}",
+                "home=/etc/tokenissuer": f"home={home}",
+                "/opt/tokenissuer/tokenissuer.wsgi": str(python_home / "tokenissuer.wsgi"),
+                "<Directory /opt/tokenissuer>": f"<Directory {python_home}>",
+                "http://127.0.0.1:5000/": f"http://{registry}/",
+            },
+        )
+        (folder / "site.conf").write_text(site)
+        (folder / "apache.conf").write_text(APACHE.format(folder=folder, port=port, modules=modules, user=user))
+        command = [program, "-f", str(folder / "apache.conf")]
+        tried = self.host.run(*command, "-t")
+        assert tried.code == 0, str(tried)
+        front = Front(issuer, port, "/jwt/auth", self.authority)
+        # The folder that is in force: what a test changes, it must change there.
+        issuer.folder = home
+        front.server = self.host.start("apache", *command, "-DFOREGROUND")
+        front.server.wait_for(lambda: answered(front))
+        return front
+
+    def gunicorn(self, issuer: Issuer, *options: str) -> Front:
+        """The WSGI object under gunicorn."""
+        command = Path(sysconfig.get_path("scripts")) / "gunicorn"
+        if not command.exists():
+            pytest.skip("no gunicorn: pip install gunicorn")
+        front = Front(issuer, self.host.free_port(), "/token")
+        front.server = self.host.start(
+            "gunicorn",
+            *(str(command), "--bind", front.address, *options, "tokenissuer.wsgi:application"),
+            env={"TOKENISSUER_CONFIG": str(issuer.config)},
+        )
+        front.server.wait_for(lambda: answered(front))
+        return front
+
+    def open_folder(self) -> Path:
+        """A folder that another user may look into: Apache's processes are not root."""
+        folder = Path(tempfile.mkdtemp(prefix="tokenissuer-"))
+        self.stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        folder.chmod(0o755)
+        return folder
+
+    def flow(self, front: Front, client: Client, image: Image) -> None:
+        """What people do all day: login, push, pull, delete, with certificates checked."""
+        if front.authority is not None:
+            front.authority.trust(client)
+        refused = client.login(front.address, "alice", "wrong").failed()
+        assert "wrong user name or password" in refused
+        client.login(front.address, "alice", front.issuer.passwords["alice"]).succeeded()
+        reference = f"{front.address}/alice/{uuid.uuid4().hex[:12]}:v1"
+        client.skopeo("copy", "--dest-tls-verify=true", image.source, f"docker://{reference}").succeeded()
+        pulled = self.folder / f"pulled-{uuid.uuid4().hex[:8]}"
+        client.skopeo("copy", "--src-tls-verify=true", f"docker://{reference}", f"oci:{pulled}:v1").succeeded()
+        assert image.is_in(pulled)
+        client.skopeo("delete", "--tls-verify=true", f"docker://{reference}").succeeded()
+        gone = client.skopeo("inspect", "--tls-verify=true", f"docker://{reference}").failed()
+        assert "manifest unknown" in gone.lower(), gone
+        denied = client.skopeo("copy", "--dest-tls-verify=true", image.source, f"docker://{front.address}/bob/x:v1")
+        assert "denied" in denied.failed() or "unauthorized" in denied.failed()
+
+    def registry(self, issuer: Issuer, generation: int) -> Site:
+        """A registry that trusts the issuer."""
+        return self.sites.registry(issuer, generation)
+
+
+def answered(front: Front) -> bool:
+    """Whether the way to the issuer is open."""
+    with suppress(OSError, http.client.HTTPException):
+        return front.request("GET", front.path).status == 200
+    return False
+
+
+def make_python_home(folder: Path) -> Path:
+    """A virtual environment of the Python that Apache has, which sees what is installed for the tests."""
+    for python in ("/usr/bin/python3", sys.executable):
+        says = subprocess.run(
+            [python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={"PATH": SBIN},
+        )
+        if says.stdout.strip() == f"{sys.version_info.major}.{sys.version_info.minor}":
+            break
+    else:
+        pytest.skip("Apache's Python is not of the tests' version")
+    subprocess.run([python, "-m", "venv", "--without-pip", str(folder)], check=True, env={"PATH": SBIN})
+    (packages,) = folder.glob("lib/python*/site-packages")
+    (packages / "tests.pth").write_text(f"{sysconfig.get_path('purelib')}\n{sysconfig.get_path('platlib')}\n")
+    return folder
+
+
+@pytest.fixture
+def production(tmp_path: Path, host: Host, own_sites: Sites) -> Iterator[Production]:
+    """The maker of whole set-ups."""
+    with ExitStack() as stack:
+        yield Production(tmp_path, stack, host, own_sites)
