@@ -51,7 +51,7 @@ def user_bind(answer: Callable[[Message], bytes]) -> dict[int, Callable[[Message
 @pytest.fixture
 def short_login(monkeypatch: pytest.MonkeyPatch) -> float:
     """Seconds for one login, fewer than in earnest."""
-    seconds = 1.0
+    seconds = 0.6
     monkeypatch.setattr(tokenissuer_backends.ldap.backend, "LOGIN_TIME", seconds)
     return seconds
 
