@@ -65,6 +65,8 @@ class Token:
     expired: bool = False
     revoked: bool = False
     oauth: bool = False
+    #: Whether the API serves it and yet calls it inactive.
+    inactive: bool = False
     id: int = 0
 
 
@@ -564,7 +566,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                     "scopes": token.scopes,
                     "user_id": token.user.id,
                     "last_used_at": None,
-                    "active": True,
+                    "active": not token.inactive,
                     "expires_at": "2099-01-01",
                 },
             )

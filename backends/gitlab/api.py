@@ -33,7 +33,6 @@ from tokenissuer_backends.gitlab.role import (
     PULL,
     RegistryLevel,
     Viewer,
-    Visibility,
     actions_by_role,
     actions_by_scopes,
     asked_actions,
@@ -296,9 +295,7 @@ class Api:
                     return PULL
                 continue
             for project in self._project(self._own, path, deadline):
-                # Our own credential may see more than everyone does; only what is public counts.
-                if project.visibility is not Visibility.PUBLIC:
-                    return NOTHING
+                # Our own credential may see more than everyone does: what counts is what a stranger may.
                 return actions_by_role(project.visibility, project.registry, Viewer(logged_in=False))
         return NOTHING
 

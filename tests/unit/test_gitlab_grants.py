@@ -11,6 +11,7 @@ from tests.gitlab_stub import Project, StubGitLab, asking, serving
 from tokenissuer.backend import Account, Secret
 from tokenissuer.scope import Access
 from tokenissuer_backends.gitlab import GitLabBackend
+from tokenissuer_backends.gitlab.role import RegistryLevel, Viewer, Visibility, actions_by_role
 
 P, PP, ALL = frozenset({"pull"}), frozenset({"pull", "push"}), frozenset({"pull", "push", "delete"})
 NONE: frozenset[str] = frozenset()
@@ -130,6 +131,14 @@ def test_the_whole_table_of_roles_holds_for_every_scope_and_way_of_being_a_membe
         assert granted == rights & carried, scopes
 
 
+@pytest.mark.parametrize(("visibility", "level", "viewer", "rights"), CASES)
+def test_the_table_itself_is_gitlabs(visibility: str, level: str, viewer: str, rights: frozenset[str]) -> None:
+    """Also where GitLab would show such a viewer no project at all."""
+    standing = VIEWERS[viewer]
+    looking = Viewer(logged_in=False) if standing is None else Viewer(standing[0], external=standing[1])
+    assert actions_by_role(Visibility(visibility), RegistryLevel(level), looking) == rights
+
+
 @pytest.fixture
 def gitlab() -> Iterator[StubGitLab]:
     """A GitLab to fill."""
@@ -167,6 +176,8 @@ def member(gitlab: StubGitLab, path: str, level: int = 40, **more: str) -> Proje
         ("group/sub/sub/app/image/part", ALL),
         ("group/sub/sub/app", ALL),
         ("group/sub/sub", NONE),
+        ("/".join("abcdefghijklmnopqrs"), ALL),
+        ("/".join("abcdefghijklmnopqrst"), NONE),
     ],
 )
 def test_a_project_is_found_from_its_images_as_gitlab_does(
@@ -175,6 +186,8 @@ def test_a_project_is_found_from_its_images_as_gitlab_does(
     """The repository itself, or up to two components less."""
     member(gitlab, "Team/App")
     member(gitlab, "Group/sub/Sub/app")
+    member(gitlab, "/".join("abcdefghijklmnopqrs"))
+    member(gitlab, "/".join("ABCDEFGHIJKLMNOPQRST"))
     assert backend.grants(alice, access(name)) == rights
 
 

@@ -145,7 +145,9 @@ def test_the_configured_token_looks_users_up_where_the_anonymous_caller_may_not(
 
 
 @pytest.mark.parametrize(
-    "bad", [{"expired": True}, {"revoked": True}, {"oauth": True}], ids=["expired", "revoked", "another kind"]
+    "bad",
+    [{"expired": True}, {"revoked": True}, {"oauth": True}, {"inactive": True}],
+    ids=["expired", "revoked", "another kind", "inactive"],
 )
 def test_a_token_that_gitlab_refuses_is_refused_with_what_is_needed(
     gitlab: StubGitLab, backend: GitLabBackend, bad: dict[str, bool]

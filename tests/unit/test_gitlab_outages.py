@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,8 @@ from tokenissuer.backend import Account
 from tokenissuer.errors import BackendUnavailable, ConfigurationError, InvalidCredentials
 from tokenissuer.scope import Access
 from tokenissuer_backends.gitlab import GitLabBackend
+from tokenissuer_backends.gitlab.deadline import Deadline
+from tokenissuer_backends.gitlab.memory import Memory
 
 APP = Access("repository", "team/app", frozenset({"pull", "push"}))
 PP = frozenset({"pull", "push"})
@@ -155,6 +158,27 @@ def test_an_answer_in_no_shape_of_gitlabs_is_an_outage(
     """It proves nothing, neither for the caller nor against him."""
     with gitlab.broken(fault), pytest.raises(BackendUnavailable):
         login(gitlab, backend)
+
+
+def test_no_more_is_read_than_an_answer_can_have(gitlab: StubGitLab, backend: GitLabBackend) -> None:
+    """Memory is not GitLab's to fill."""
+    with gitlab.broken(answers(200, b" " * 2_000_000)), pytest.raises(BackendUnavailable, match="more than 1048576"):
+        login(gitlab, backend)
+
+
+def test_answers_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest goes first."""
+    monkeypatch.setattr("tokenissuer_backends.gitlab.memory.MAX_ANSWERS", 3)
+    memory: Memory[int] = Memory(60)
+    asked: list[int] = []
+
+    def ask(number: int) -> int:
+        asked.append(number)
+        return number
+
+    for number in (1, 2, 3, 4, 4, 3, 2, 1):
+        assert memory.recall(number, partial(ask, number), Deadline(1)) == number
+    assert asked == [1, 2, 3, 4, 1]
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
