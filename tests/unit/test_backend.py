@@ -1,0 +1,157 @@
+"""The chain of backends, and what no backend may ever be asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tokenissuer.backend import Account, Backend, Chain, Source, load_backend, refuse_unusable
+from tokenissuer.errors import (
+    BackendUnavailable,
+    ConfigurationError,
+    InvalidCredentials,
+    TokenIssuerError,
+    UnknownAccount,
+)
+from tokenissuer.scope import Access
+
+
+class Told(Backend):
+    """Answers what it is told to."""
+
+    Options = object
+
+    def __init__(self, answer: Account | Exception) -> None:
+        self.answer = answer
+        self.asked: list[tuple[str, str]] = []
+        self.closed = 0
+
+    def authenticate(self, username: str, password: str) -> Account:
+        self.asked.append((username, password))
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def chain(*backends: Told) -> Chain:
+    return Chain([Source(f"b{number}", backend) for number, backend in enumerate(backends)])
+
+
+def test_an_empty_chain_is_refused() -> None:
+    """It must not pass for "everyone may"."""
+    with pytest.raises(ConfigurationError, match="no backend"):
+        Chain([])
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected", "asked"),
+    [
+        ([Account("a"), Account("b")], "a", [1, 0]),
+        ([UnknownAccount(), Account("b")], "b", [1, 1]),
+        ([InvalidCredentials(), Account("b")], InvalidCredentials, [1, 0]),
+        ([BackendUnavailable("x"), Account("b")], BackendUnavailable, [1, 0]),
+        ([UnknownAccount(), BackendUnavailable("x"), Account("c")], BackendUnavailable, [1, 1, 0]),
+        ([UnknownAccount(), UnknownAccount()], InvalidCredentials, [1, 1]),
+        ([RuntimeError("x"), Account("b")], RuntimeError, [1, 0]),
+    ],
+)
+def test_the_first_that_knows_the_name_decides(
+    answers: list[Any], expected: str | type[Exception], asked: list[int]
+) -> None:
+    """An outage or a defect is no "no": nobody further is asked."""
+    backends = [Told(answer) for answer in answers]
+    if isinstance(expected, str):
+        login = chain(*backends).authenticate("a", "b")
+        assert login.account.name == expected
+        assert login.source.backend is backends[len([n for n in asked if n]) - 1]
+    else:
+        with pytest.raises(expected) as caught:
+            chain(*backends).authenticate("a", "b")
+        assert caught.type is expected
+    assert [len(backend.asked) for backend in backends] == asked
+
+
+UNUSABLE = {
+    "empty": "",
+    "nul": "\0",
+    "nul-last": "x\0",
+    "newline": "x\n",
+    "carriage-return": "\rx",
+    "tab": "x\tx",
+    "escape": "\x1b[0m",
+    "delete": "\x7f",
+    "c1": "x\x85",
+    "surrogate": "\ud800",
+    "too-long": "x" * 1025,
+}
+
+
+@pytest.mark.parametrize("value", UNUSABLE.values(), ids=UNUSABLE)
+def test_no_backend_is_asked_what_could_never_be_right(value: str) -> None:
+    """An empty LDAP password, for one, is an anonymous bind that succeeds."""
+    backend = Told(Account("a"))
+    for username, password in ((value, "good"), ("good", value), (value, value)):
+        with pytest.raises(InvalidCredentials) as caught:
+            chain(backend).authenticate(username, password)
+        assert caught.type is InvalidCredentials
+        assert not value.strip() or value not in caught.value.reason
+    assert backend.asked == []
+
+
+@pytest.mark.parametrize("value", ["x", " ", "x" * 1024, "\N{SNOWMAN}", "\N{NO-BREAK SPACE}", ":", "*", "a b", "'\"\\"])
+def test_everything_else_is_the_backends_to_judge(value: str) -> None:
+    """A password may be anything that can be typed."""
+    refuse_unusable(value, value)
+
+
+def test_closing_closes_every_backend() -> None:
+    """Once each."""
+    backends = [Told(Account("a")), Told(Account("b"))]
+    chain(*backends).close()
+    assert [backend.closed for backend in backends] == [1, 1]
+
+
+def test_a_backend_needs_only_one_method_of_its_own() -> None:
+    """The rest grants nothing, finds nobody and keeps nothing."""
+    backend = Told(Account("a"))
+    access = Access("repository", "x", frozenset({"pull"}))
+    assert backend.grants(Account("a"), access) == frozenset()
+    assert list(backend.findings()) == []
+    backend.check()
+    with pytest.raises(TokenIssuerError, match="keeps no passwords"):
+        backend.set_password("a", "b")
+    # Told by a comparison that mypy cannot see through.
+    cls: Any = Backend
+    with pytest.raises(TypeError, match="abstract"):
+        cls(None)
+
+
+@pytest.mark.parametrize(
+    ("type_", "says"),
+    [
+        ("htpaswd", "did you mean 'htpasswd'?"),
+        ("", "no installed package has a backend of type ''"),
+        ("os", "no installed package has a backend of type 'os'"),
+        ("../x", "no installed package"),
+        ("tokenissuer_backends.htpasswd:HtpasswdBackend", "no installed package"),
+    ],
+)
+def test_only_entry_points_are_backends(type_: str, says: str) -> None:
+    """No module is imported by a name in a configuration."""
+    with pytest.raises(ConfigurationError) as caught:
+        load_backend(type_)
+    assert says in str(caught.value)
+
+
+def test_an_account_is_equal_by_value_and_cannot_be_changed() -> None:
+    """Identity is a value that is returned, never a state."""
+    account = Account("a", frozenset({"x"}))
+    assert account == Account("a", frozenset({"x"}))
+    assert account.belongs_to("x")
+    assert not account.belongs_to("X")
+    with pytest.raises(AttributeError):
+        account.name = "b"  # type: ignore[misc]

@@ -1,0 +1,94 @@
+"""Claims and signatures."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import jwt
+import pytest
+
+from tokenissuer.errors import ConfigurationError
+from tokenissuer.issuer import Issuer
+from tokenissuer.keys import KeyForm, SigningKey
+from tokenissuer.scope import Access
+
+NOW = 1_800_000_000.987
+
+
+def issuer(key: SigningKey, lifetime: int = 900, **forms: KeyForm) -> Issuer:
+    return Issuer("test-issuer", key, lifetime, forms, lambda: NOW)
+
+
+def parts(token: str) -> list[dict[str, Any]]:
+    """Header and claims, as they stand in the token."""
+    found = []
+    for part in token.split(".")[:2]:
+        raw = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
+        # No white space and no padding: the specification says so.
+        assert b" " not in raw
+        assert "=" not in part
+        found.append(json.loads(raw))
+    return found
+
+
+def test_the_claims_are_exactly_these(key: SigningKey) -> None:
+    """Whole numbers, one audience, explicit actions; `nbf` and `iat` a little in the past for slow clocks."""
+    granted = [Access("repository", "a/b", frozenset({"push", "pull"})), Access("registry", "catalog", frozenset("*"))]
+    token = issuer(key).issue("alice", "registry.example", granted)
+    header, claims = parts(token.text)
+    assert header == {"typ": "JWT", "alg": "ES256", **key.header(KeyForm.X5C)}
+    assert claims == {
+        "iss": "test-issuer",
+        "sub": "alice",
+        "aud": "registry.example",
+        "exp": 1_800_000_900,
+        "nbf": 1_799_999_970,
+        "iat": 1_799_999_970,
+        "jti": token.jti,
+        "access": [
+            {"type": "repository", "name": "a/b", "actions": ["pull", "push"]},
+            {"type": "registry", "name": "catalog", "actions": ["*"]},
+        ],
+    }
+    assert (token.issued_at, token.expires_in) == (NOW, 900)
+    assert jwt.PyJWS().decode(token.text, key.private.public_key(), algorithms=["ES256"])
+
+
+@pytest.mark.parametrize(
+    "subject", ["", "caf\N{LATIN SMALL LETTER E WITH ACUTE}", '"', "{account}", "\N{SNOWMAN}" * 99]
+)
+def test_a_subject_is_a_string_whatever_it_is(key: SigningKey, subject: str) -> None:
+    """Empty for nobody; and access is a list even when it is empty."""
+    _, claims = parts(issuer(key).issue(subject, "registry.example", ()).text)
+    assert (claims["sub"], claims["access"]) == (subject, [])
+
+
+@pytest.mark.parametrize("form", list(KeyForm))
+def test_each_service_has_its_own_form_of_key(key: SigningKey, form: KeyForm) -> None:
+    """And any other the certificate."""
+    one = issuer(key, special=form)
+    assert parts(one.issue("x", "special", ()).text)[0] == {"typ": "JWT", "alg": "ES256", **key.header(form)}
+    assert "x5c" in parts(one.issue("x", "other", ()).text)[0]
+
+
+@pytest.mark.parametrize("lifetime", [59, 0, -1])
+def test_a_lifetime_clients_do_not_believe_is_refused(key: SigningKey, lifetime: int) -> None:
+    """They take less than a minute for a minute, and come with an expired token."""
+    with pytest.raises(ConfigurationError, match="at least 60"):
+        issuer(key, lifetime)
+
+
+def test_a_token_shows_in_no_repr(key: SigningKey) -> None:
+    """Only its id may be logged."""
+    token = issuer(key).issue("alice", "registry.example", ())
+    assert token.text not in repr(token)
+    assert token.jti in repr(token)
+
+
+def test_ids_are_random(key: SigningKey) -> None:
+    """At least 128 bits, and none twice."""
+    ids = {issuer(key).issue("", "x", ()).jti for _ in range(100)}
+    assert len(ids) == 100
+    assert min(map(len, ids)) >= 22

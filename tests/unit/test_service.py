@@ -1,0 +1,163 @@
+"""Request → account → granted → response, without HTTP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tokenissuer.backend import Account, Backend, Chain, Source
+from tokenissuer.errors import AccessDenied, BackendUnavailable, InvalidCredentials, InvalidRequest, UnknownAccount
+from tokenissuer.issuer import Issuer
+from tokenissuer.keys import SigningKey
+from tokenissuer.policy import Glob, Policy, Rule
+from tokenissuer.scope import Access
+from tokenissuer.service import Password, TokenRequest, TokenService
+
+
+class Memory(Backend):
+    """`alice` with the password `right`, and grants of its own."""
+
+    Options = object
+
+    def __init__(self, *own: str) -> None:
+        self.own = frozenset(own)
+        self.down = False
+
+    def authenticate(self, username: str, password: str) -> Account:
+        if username.lower() != "alice":
+            raise UnknownAccount
+        if password != "right":
+            raise InvalidCredentials
+        return Account("alice")
+
+    def grants(self, account: Account, access: Access) -> frozenset[str]:
+        if self.down:
+            raise BackendUnavailable("down")
+        return self.own
+
+
+def rule(actions: str, *, deny: bool = False, everyone: bool = False) -> Rule:
+    return Rule(
+        number=1,
+        accounts=frozenset(),
+        groups=frozenset(),
+        authenticated=not everyone,
+        everyone=everyone,
+        repositories=(Glob("a/**"),),
+        catalog=False,
+        actions=frozenset(actions.split(",")),
+        services=frozenset(),
+        networks=(),
+        deny=deny,
+    )
+
+
+def service(key: SigningKey, backend: Backend, *rules: Rule, services: tuple[str, ...] = ("one",)) -> TokenService:
+    return TokenService(Issuer("x", key, 900, {}), Chain([Source("memory", backend)]), Policy(rules), services)
+
+
+def asked(*scopes: Access, login: Password | None = None, to: str = "one", **more: Any) -> TokenRequest:
+    return TokenRequest(credentials=login, service=to, asked=scopes, address=None, client_id="", **more)
+
+
+def repository(name: str, *actions: str) -> Access:
+    return Access("repository", name, frozenset(actions))
+
+
+ALICE = Password("ALICE", "right")
+
+
+def test_the_subject_is_the_backends_spelling(key: SigningKey) -> None:
+    """Never what was typed."""
+    response = service(key, Memory(), rule("pull")).respond(asked(repository("a/b", "pull"), login=ALICE))
+    assert (response.subject, response.source) == ("alice", "memory")
+    assert response.granted == (repository("a/b", "pull"),)
+
+
+def test_rules_and_the_backends_own_grants_add_up_and_a_denial_takes_from_both(key: SigningKey) -> None:
+    """And of that, no more than was asked for."""
+    rules = (rule("pull"), rule("push", deny=True))
+    answered = service(key, Memory("push", "delete"), *rules).respond(
+        asked(repository("a/b", "pull", "push", "delete"), repository("c", "push", "pull"), login=ALICE)
+    )
+    assert answered.granted == (repository("a/b", "pull", "delete"), repository("c", "push"))
+
+
+@pytest.mark.parametrize("login", [Password("alice", "wrong"), Password("bob", "right"), Password("", "")])
+def test_wrong_credentials_are_never_anonymous(key: SigningKey, login: Password) -> None:
+    """Even where anonymous would get it all."""
+    one = service(key, Memory(), rule("pull", everyone=True))
+    assert one.respond(asked(repository("a/b", "pull"))).subject == ""
+    with pytest.raises(InvalidCredentials):
+        one.respond(asked(repository("a/b", "pull"), login=login))
+
+
+def test_an_outage_while_granting_is_no_lesser_grant(key: SigningKey) -> None:
+    """Who cannot be asked has not said no."""
+    backend = Memory("push")
+    backend.down = True
+    with pytest.raises(BackendUnavailable):
+        service(key, backend, rule("pull")).respond(asked(repository("a/b", "pull", "push"), login=ALICE))
+
+
+def test_nobody_is_denied_only_if_nothing_at_all_is_granted(key: SigningKey) -> None:
+    """And never for asking nothing."""
+    one = service(key, Memory("pull"), rule("pull", everyone=True))
+    assert one.respond(asked()).granted == ()
+    assert one.respond(asked(repository("b", "pull"), repository("a/b", "pull"))).granted == (
+        repository("a/b", "pull"),
+    )
+    with pytest.raises(AccessDenied):
+        one.respond(asked(repository("b", "pull")))
+
+
+@pytest.mark.parametrize("to", ["three", "ONE", " one", "one,two", "*"])
+def test_a_service_that_is_not_served_is_refused_before_anybody_is_asked(key: SigningKey, to: str) -> None:
+    """So that a wrong address costs no login."""
+
+    class Never(Memory):
+        def authenticate(self, username: str, password: str) -> Account:
+            raise AssertionError("asked")
+
+    with pytest.raises(InvalidRequest, match="one, two"):
+        service(key, Never(), services=("one", "two")).respond(asked(login=ALICE, to=to))
+
+
+ACTIONS = st.frozensets(st.sampled_from(["pull", "push", "delete", "*", "admin", ""]))
+NAMES = st.sampled_from(["a/b", "a", "b", "a//b", "a/../b", "A/b", "a/b/", "", "catalog"])
+SCOPES = st.builds(Access, st.sampled_from(["repository", "registry", "x"]), NAMES, ACTIONS)
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(SCOPES, max_size=4, unique_by=lambda access: (access.type, access.name)),
+    ACTIONS,
+    st.sampled_from(["pull", "pull,push", "pull,push,delete"]),
+    st.sampled_from(["pull", "push,delete"]),
+    st.booleans(),
+)
+def test_a_token_holds_what_is_asked_and_allowed(
+    key: SigningKey, scopes: list[Access], own: frozenset[str], allowed: str, denied: str, logged_in: bool
+) -> None:
+    """Whatever a backend grants and whatever is asked; and every name in a token is one a registry takes."""
+    one = service(key, Memory(*own), rule(allowed, everyone=True), rule(denied, deny=True, everyone=True))
+    try:
+        granted = one.respond(asked(*scopes, login=ALICE if logged_in else None)).granted
+    except AccessDenied:
+        assert not logged_in
+        granted = ()
+    wanted = {(access.type, access.name): access.actions for access in scopes}
+    expected = {}
+    for (type_, name), actions in wanted.items():
+        if type_ != "repository" or name not in ("a/b", "a", "b", "catalog"):
+            continue
+        below = name == "a/b"
+        may = (set(allowed.split(",")) if below else set()) | (set(own) if logged_in else set())
+        may = (may & {"pull", "push", "delete"}) - (set(denied.split(",")) if below else set())
+        if got := may if "*" in actions else may & actions:
+            expected[name] = got
+    assert {access.name: set(access.actions) for access in granted} == expected
+    assert all(access.type == "repository" for access in granted)
