@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+import bcrypt
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -44,6 +45,17 @@ RULES = """
 authenticated = true
 repositories = ["{account}/**"]
 actions = ["pull", "push", "delete"]
+"""
+
+LDAP = """
+[[backends]]
+type = "ldap"
+servers = ["ldaps://127.0.0.1:9"]
+bind_dn = "cn=reader,dc=example,dc=test"
+bind_password_file = "{secret}"
+
+[backends.user]
+base = "dc=example,dc=test"
 """
 
 NGINX = """
@@ -325,14 +337,25 @@ class Production:
 
     def cheap_passwords(self, issuer: Issuer, *users: str) -> None:
         """Accounts whose passwords cost little to check: there are many logins in these tests."""
-        import bcrypt
-
         issuer.passwords = {user: f"{user}'s sécret {uuid.uuid4().hex[:8]}" for user in users}
         lines = [
             f"{user}:{bcrypt.hashpw(secret.encode(), bcrypt.gensalt(4)).decode()}\n"
             for user, secret in issuer.passwords.items()
         ]
         (issuer.folder / "users.htpasswd").write_text("".join(lines))
+
+    def slow_account(self, user: str, secret: str) -> str:
+        """A line of a password file that takes half a second to check."""
+        return f"{user}:{bcrypt.hashpw(secret.encode(), bcrypt.gensalt(13)).decode()}\n"
+
+    def ldap_backend(self, secret: Path) -> str:
+        """A backend with a secret in a file; nobody listens where it would ask."""
+        return LDAP.format(secret=secret)
+
+    def kid(self, token: str) -> str:
+        """The name of the key that a token was signed with."""
+        header = token.split(".")[0]
+        return str(json.loads(base64.urlsafe_b64decode(header + "=" * (-len(header) % 4)))["kid"])
 
     def serve(self, issuer: Issuer, *options: str, port: int | None = None) -> Server:
         """`tokenissuer serve` with more options, perhaps a second time on another port."""
