@@ -104,6 +104,7 @@ class HtpasswdBackend(Backend):
 
     Options = HtpasswdOptions
     rereads = frozenset({"path", "groups"})
+    is_local = True
 
     def __init__(self, options: HtpasswdOptions) -> None:
         self._options: Final = options

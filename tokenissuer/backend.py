@@ -90,6 +90,9 @@ class Backend(ABC):
     #: Whether the core may remember an account for a moment after a right password. Not if it carries a secret.
     may_be_remembered: ClassVar[bool] = True
 
+    #: Whether it answers from this machine alone. Others may hang, and are given only some of the threads.
+    is_local: ClassVar[bool] = False
+
     @abstractmethod
     def __init__(self, options: Any) -> None: ...
 

@@ -315,7 +315,7 @@ class Config:
             for backend in self.backends:
                 source = backend.build()
                 built.callback(source.backend.close)
-                sources.append(self.memory.remember(source, self._places(threads)))
+                sources.append(self.memory.remember(source, self._places(backend, threads)))
             chain = Chain(sources)
             refresh = self.refresh.build() if self.refresh is not None else None
             services = self.issuer.services
@@ -325,9 +325,12 @@ class Config:
             built.pop_all()
         return service
 
-    def _places(self, threads: int) -> int:
-        """Return how many threads one backend may hold: all of them together leave a quarter for other requests."""
-        return max(1, (threads - max(1, threads // 4)) // len(self.backends))
+    def _places(self, backend: BackendOptions, threads: int) -> int:
+        """Return how many threads a backend may hold: all that may hang together leave a quarter for other requests."""
+        if backend.cls.is_local:
+            return threads
+        remote = sum(not other.cls.is_local for other in self.backends)
+        return max(1, (threads - max(1, threads // 4)) // remote)
 
     def findings(self, now: float) -> Iterator[Finding]:
         """Say what is wrong with key, certificate, realm and rules, or soon will be.
