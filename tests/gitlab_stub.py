@@ -81,6 +81,7 @@ class Project:
     direct: dict[int, int] = field(default_factory=dict)
     inherited: dict[int, int] = field(default_factory=dict)
     invited: dict[int, int] = field(default_factory=dict)
+    archived: bool = False
     former_paths: list[str] = field(default_factory=list)
     #: Tags that only maintainers may push: in tokens, for GitLab's own registry.
     protected_tags: list[str] = field(default_factory=list)
@@ -308,9 +309,9 @@ class StubGitLab:
         external_member = bool(user and user.external and level >= 10 and project.visibility != "private")
         if level >= 20 or project.visibility == "public" or open_to_users or external_member:
             enabled.add("read")
-        if level >= 30:
+        if level >= 30 and not project.archived:
             enabled.add("create")
-        if level >= 40:
+        if level >= 40 and not project.archived:
             enabled.add("admin")
         return enabled
 
@@ -694,7 +695,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return {
             **small,
             "visibility": project.visibility,
-            "archived": False,
+            "archived": project.archived,
             "empty_repo": False,
             "container_registry_enabled": enabled,
             "container_registry_access_level": project.registry,

@@ -33,7 +33,6 @@ from tokenissuer_backends.gitlab.role import (
     PULL,
     RegistryLevel,
     Viewer,
-    actions_by_role,
     actions_by_scopes,
     asked_actions,
 )
@@ -250,12 +249,12 @@ class Api:
         self, account: TokenAccount, project: Project, wanted: frozenset[str], deadline: Deadline
     ) -> frozenset[str]:
         level = OWNER if account.administrator else project.access_level
-        known = actions_by_role(project.visibility, project.registry, Viewer(level, external=account.external))
+        known = project.actions_for(Viewer(level, external=account.external))
         if level >= MAINTAINER or project.registry is RegistryLevel.DISABLED or wanted <= known:
             return known
         # What the project tells leaves out groups invited to it or to a group above it.
         level = max(level, self._effective_level(account, project, deadline))
-        return actions_by_role(project.visibility, project.registry, Viewer(level, external=account.external))
+        return project.actions_for(Viewer(level, external=account.external))
 
     def _project(self, credential: Credential, path: str, deadline: Deadline) -> tuple[Project, ...]:
         """Return the project of exactly this path, as the caller sees it; nothing if there is none."""
@@ -296,7 +295,7 @@ class Api:
                 continue
             for project in self._project(self._own, path, deadline):
                 # Our own credential may see more than everyone does: what counts is what a stranger may.
-                return actions_by_role(project.visibility, project.registry, Viewer(logged_in=False))
+                return project.actions_for(Viewer(logged_in=False))
         return NOTHING
 
     def _lists_images(self, credential: Credential, path: str, deadline: Deadline) -> frozenset[str]:

@@ -10,7 +10,16 @@ from typing import Any, Final
 
 from tokenissuer.errors import BackendUnavailable
 from tokenissuer.scope import Access
-from tokenissuer_backends.gitlab.role import NO_ACCESS, RegistryLevel, Visibility, registry_level, visibility
+from tokenissuer_backends.gitlab.role import (
+    NO_ACCESS,
+    PULL,
+    RegistryLevel,
+    Viewer,
+    Visibility,
+    actions_by_role,
+    registry_level,
+    visibility,
+)
 
 #: A repository is its project, or has one or two components more.
 _LEVELS: Final = 3
@@ -31,6 +40,7 @@ class Project:
         path: its full path, in lower case.
         visibility: who sees it.
         registry: for whom its registry is switched on.
+        archived: whether it may only be read.
         access_level: the caller's role as far as the project itself tells: what comes by way of an invited group is
             missing.
     """
@@ -39,7 +49,13 @@ class Project:
     path: str
     visibility: Visibility
     registry: RegistryLevel
+    archived: bool
     access_level: int
+
+    def actions_for(self, viewer: Viewer) -> frozenset[str]:
+        """Return what a viewer may do in it, whatever credential is used."""
+        allowed = actions_by_role(self.visibility, self.registry, viewer)
+        return allowed & PULL if self.archived else allowed
 
 
 def candidates(access: Access) -> tuple[str, ...]:
@@ -69,7 +85,12 @@ def read_project(table: Mapping[str, Any]) -> Project:
     if not isinstance(id_, int) or isinstance(id_, bool) or not isinstance(path, str):
         raise BackendUnavailable("GitLab described a project without its id or path")
     return Project(
-        id_, path.lower(), visibility(table.get("visibility")), _registry_level(table), _visible_access_level(table)
+        id=id_,
+        path=path.lower(),
+        visibility=visibility(table.get("visibility")),
+        registry=_registry_level(table),
+        archived=table.get("archived") is True,
+        access_level=_visible_access_level(table),
     )
 
 

@@ -272,6 +272,18 @@ def test_an_administrator_has_the_rights_that_the_token_has(
     assert backend.grants(root, access("team/app")) == rights
 
 
+@pytest.mark.parametrize("scopes", [["api"], ["read_api", "write_registry"], ["read_registry", "write_registry"]])
+@pytest.mark.parametrize("admin", [False, True])
+def test_an_archived_project_can_be_read_and_no_more(
+    gitlab: StubGitLab, backend: GitLabBackend, scopes: list[str], admin: bool
+) -> None:
+    """Not by its owner, not by an administrator."""
+    alice = gitlab.user("alice", admin=admin)
+    gitlab.project("team/app", direct={alice.id: 50}, archived=True)
+    account = backend.authenticate("alice", gitlab.token(alice, *scopes))
+    assert backend.grants(account, access("team/app")) == P
+
+
 def test_no_role_is_asked_for_when_the_visible_one_suffices(
     gitlab: StubGitLab, backend: GitLabBackend, alice: Account
 ) -> None:
