@@ -326,11 +326,11 @@ class Config:
         return service
 
     def _places(self, backend: BackendOptions, threads: int) -> int:
-        """Return how many threads a backend may hold: all that may hang together leave a quarter for other requests."""
+        """Return how many threads a backend may hold: all that may hang together leave half for other requests."""
         if backend.cls.is_local:
             return threads
         remote = sum(not other.cls.is_local for other in self.backends)
-        return max(1, (threads - max(1, threads // 4)) // remote)
+        return max(1, threads // 2 // remote)
 
     def findings(self, now: float) -> Iterator[Finding]:
         """Say what is wrong with key, certificate, realm and rules, or soon will be.

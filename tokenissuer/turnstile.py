@@ -11,7 +11,7 @@ from typing import Final
 from tokenissuer.errors import BackendUnavailable
 
 #: Seconds that a source may take without being thought to hang.
-PATIENCE: Final = 2.0
+PATIENCE: Final = 1.0
 
 
 class Turnstile:
