@@ -207,9 +207,13 @@ class HtpasswdBackend(Backend):
         if stamp != self._stamp and self._reading.acquire(blocking=False):
             try:
                 self._version = _read_version(self._options)
-                _log.info("%s: read again, %d accounts", self._options.path, len(self._version.hashes))
+                _log.info(
+                    "%s: read again, %d accounts",
+                    *(self._options.path, len(self._version.hashes)),
+                    extra={"security": "reload"},
+                )
             except ConfigurationError as error:
-                _log.error("%s; what was read before stays in force", error)
+                _log.error("%s; what was read before stays in force", error, extra={"security": "reload_failed"})
             finally:
                 self._stamp = stamp
                 self._reading.release()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import re
+import secrets
 import time
 import traceback
 from collections.abc import Callable, Iterable
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from webob import Request, Response
 
 from tokenissuer.errors import InternalError, MethodNotAllowed, NotFound, RequestError
+from tokenissuer.line import logfmt
 from tokenissuer.protocol import (
     JWKS_PATH,
     METADATA_PATH,
@@ -25,7 +25,7 @@ from tokenissuer.protocol import (
     token_response,
 )
 from tokenissuer.proxies import NO_PROXIES, TrustedProxies
-from tokenissuer.scope import scope_text
+from tokenissuer.scope import Access, scope_text
 from tokenissuer.service import Password, TokenService
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 TOKEN_PATHS: Final = ("/token", "/jwt/auth", "/auth", "/auth/token")
 
+#: What an answer is to those who watch for attacks and outages.
+_SECURITY: Final = {401: "login_refused", 403: "denied", 429: "throttled", 503: "outage"}
+
 _requests: Final = logging.getLogger("tokenissuer.requests")
 _failures: Final = logging.getLogger("tokenissuer")
-
-_PLAIN: Final = re.compile(r"[!#-<>-\[\]-~]+", re.ASCII)
-_MAX_LOGGED: Final = 500
 
 
 class Application:
@@ -63,8 +63,12 @@ class Application:
         request = Request(environ)
         started = time.monotonic()
         said: dict[str, object] = {}
+        request_id = secrets.token_hex(8)
         response = self._respond(request, said)
+        response.headers["X-Request-Id"] = request_id
+        security = said.pop("security", "")
         line: dict[str, object] = {
+            "request_id": request_id,
             "status": response.status_int,
             "method": request.method,
             "path": environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""),
@@ -73,9 +77,14 @@ class Application:
             **said,
             "duration_ms": round((time.monotonic() - started) * 1000),
         }
-        _requests.info("%s", " ".join(f"{name}={_field(value)}" for name, value in line.items()))
+        _requests.info("%s", logfmt(line), extra={"fields": line, "security": security})
         body: Iterable[bytes] = response(environ, start_response)
         return body
+
+    @property
+    def key_id(self) -> str:
+        """The thumbprint of the key that tokens are signed with."""
+        return self._service.issuer.key.thumbprint
 
     def close(self) -> None:
         """Let go of what the service holds."""
@@ -87,12 +96,16 @@ class Application:
         except RequestError as error:
             said["error"] = error.sentence
             said["reason"] = error.reason
+            said["security"] = _SECURITY.get(error.status, "")
+            if error.source:
+                said["backend"] = error.source
             return error_response(error, self._service.issuer.name)
         except Exception as error:
             # Only where and what kind: the text of a stranger's exception may hold what the client sent.
             where = "".join(traceback.format_list(traceback.extract_tb(error.__traceback__)))
             _failures.error("%s while answering a request; this is a defect:\n%s", type(error).__name__, where)
             said["error"] = type(error).__name__
+            said["security"] = "defect"
             return error_response(InternalError(), self._service.issuer.name)
 
     def _route(self, request: Request) -> Callable[[Request, dict[str, object]], Response]:
@@ -118,10 +131,15 @@ class Application:
         said["granted"] = scope_text(response.granted)
         said["reason"] = response.reason
         said["jti"] = response.token.jti
+        if _is_less(response.granted, asked.asked):
+            said["security"] = "denied"
+        elif response.subject:
+            said["security"] = "login"
         return token_response(response)
 
     def _revoke(self, request: Request, said: dict[str, object]) -> Response:
         self._service.revoke(read_revocation(request))
+        said["security"] = "session_revoked"
         return json_response({})
 
     def _metadata(self, request: Request, said: dict[str, object]) -> Response:
@@ -142,7 +160,10 @@ def _only_reading(request: Request) -> None:
         raise MethodNotAllowed(("GET", "HEAD"))
 
 
-def _field(value: object) -> str:
-    """Write a value so that it can neither break nor forge a line."""
-    text = str(value)[:_MAX_LOGGED]
-    return text if _PLAIN.fullmatch(text) else json.dumps(text)
+def _is_less(granted: Iterable[Access], asked: Iterable[Access]) -> bool:
+    """Whether something of what was asked is not granted."""
+    actions = {(access.type, access.name): access.actions for access in granted}
+    return any(
+        (access.type, access.name) not in actions or access.actions - {"*"} - actions[access.type, access.name]
+        for access in asked
+    )

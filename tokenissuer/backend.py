@@ -5,10 +5,11 @@ A backend is a class named by an entry point of the group `tokenissuer.backends`
 
 from __future__ import annotations
 
+import contextlib
 import time
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
@@ -229,6 +230,15 @@ class Source:
     name: str
     backend: Backend
 
+    @contextlib.contextmanager
+    def named(self) -> Iterator[None]:
+        """Let an error that comes out of the block say which source it is from."""
+        try:
+            yield
+        except RequestError as error:
+            error.source = self.name
+            raise
+
 
 @dataclass(frozen=True, slots=True)
 class Authenticated:
@@ -263,7 +273,8 @@ class Chain:
         refuse_unusable(username, password)
         for source in self.sources:
             try:
-                return Authenticated(source.backend.authenticate(username, password), source)
+                with source.named():
+                    return Authenticated(source.backend.authenticate(username, password), source)
             except UnknownAccount:
                 continue
         raise InvalidCredentials(reason="no backend knows the name")
@@ -277,7 +288,8 @@ class Chain:
         """
         for source in self.sources:
             if source.name == source_name:
-                account = source.backend.lookup(name, keepsake)
+                with source.named():
+                    account = source.backend.lookup(name, keepsake)
                 if account.name != name:
                     raise InvalidCredentials(reason="the source now has another name for the account")
                 return Authenticated(account, source)

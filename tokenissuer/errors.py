@@ -32,6 +32,8 @@ class RequestError(TokenIssuerError):
     #: The Docker code. Clients show it, and some decide by it: ggcr retries UNKNOWN and UNAVAILABLE.
     code: ClassVar[str]
     sentence: str
+    #: The backend that raised it; for the log.
+    source: str = ""
 
     def __init__(self, sentence: str | None = None, *, reason: str = "") -> None:
         self.sentence = self.sentence if sentence is None else sentence

@@ -26,6 +26,8 @@ _SETTLED: Final = 1.0
 #: Seconds after which files that could not be used are tried again, even unchanged: what stopped them may be elsewhere.
 _RETRY_INTERVAL: Final = 5.0
 
+_KEY_CHANGED: Final = {"security": "key_changed"}
+
 _Stamp = Mapping[Path, tuple[int, ...]]
 
 
@@ -135,7 +137,7 @@ class LiveApplication:
 
     def _report(self, trouble: str) -> None:
         if trouble != self._trouble:
-            _log.error("%s; what was in force before stays in force", trouble)
+            _log.error("%s; what was in force before stays in force", trouble, extra={"security": "reload_failed"})
         self._trouble = trouble
 
     def _build(self) -> Application:
@@ -154,7 +156,10 @@ class LiveApplication:
             old, self._version = self._version, _Version(application)
             old.is_replaced = True
             is_done = old.users == 0
-        _log.info("%s: read again, with all it names", self._path)
+        _log.info("%s: read again, with all it names", self._path, extra={"security": "reload"})
+        before, now = old.application.key_id, application.key_id
+        if now != before:
+            _log.warning("tokens are signed with the key %s now, before with %s", now, before, extra=_KEY_CHANGED)
         if is_done:
             old.application.close()
 

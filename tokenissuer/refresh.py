@@ -219,7 +219,11 @@ class RefreshTokens:
             sealed=_seal(token, digest, keepsake),
         )
         self.store.add(session)
-        _log.info("session %s begins: account %r, backend %r", session.id, session.account, session.backend)
+        _log.info(
+            "session %s begins: account %r, backend %r",
+            *(session.id, session.account, session.backend),
+            extra={"security": "session_begun"},
+        )
         return token
 
     def redeem(self, token: str, chain: Chain, client: Refresh) -> Authenticated:
@@ -239,7 +243,11 @@ class RefreshTokens:
         except LoginEnded as error:
             if session.ended is None:
                 self.store.end(session.digest, now, error.reason)
-                _log.warning("session %s of account %r has ended: %s", session.id, session.account, error.reason)
+                _log.warning(
+                    "session %s of account %r has ended: %s",
+                    *(session.id, session.account, error.reason),
+                    extra={"security": "session_ended"},
+                )
             raise
         self.store.touch(session.digest, now, client.address)
         return login

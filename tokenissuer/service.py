@@ -7,7 +7,7 @@ say what is allowed, and the issuer signs what is both asked and allowed.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -21,7 +21,7 @@ from tokenissuer.errors import (
     UnsupportedGrantType,
 )
 from tokenissuer.issuer import AccessToken, Issuer
-from tokenissuer.policy import REPOSITORY_ACTIONS, Caller, IPAddress, Policy
+from tokenissuer.policy import REPOSITORY_ACTIONS, Caller, Decision, IPAddress, Policy
 from tokenissuer.refresh import Refresh, RefreshTokens
 from tokenissuer.scope import Access
 from tokenissuer.throttle import Throttle
@@ -228,11 +228,34 @@ class TokenService:
             grant = decision.grant(access, more)
             if grant.actions:
                 granted.append(grant)
-            reasons.append(f"{access.type}:{access.name} {decision.reason}")
+            granted_by = login.source.name if login else "a backend"
+            reasons.append(_reason(access, decision, grant, granted_by))
         # Too little access is no error: https://distribution.github.io/distribution/spec/auth/token/#requesting-a-token
         return tuple(granted), "; ".join(reasons)
 
     def _backend_grants(self, login: Authenticated | None, access: Access) -> frozenset[str]:
         if login is not None:
-            return login.source.backend.grants(login.account, access)
-        return frozenset[str]().union(*(source.backend.public_grants(access) for source in self.chain.sources))
+            with login.source.named():
+                return login.source.backend.grants(login.account, access)
+        granted: frozenset[str] = frozenset()
+        for source in self.chain.sources:
+            with source.named():
+                granted |= source.backend.public_grants(access)
+        return granted
+
+
+def _reason(access: Access, decision: Decision, grant: Access, source: str) -> str:
+    """Say for the log what decided on one resource, and for what is not granted what stood against it."""
+    said = [f"{access.type}:{access.name} {decision.reason}"]
+    if by_source := grant.actions - decision.allowed:
+        said.append(f"{_listed(by_source)}: granted by {source}")
+    missing = access.actions - grant.actions - ({"*"} if grant.actions else set())
+    if forbidden := missing & decision.denied:
+        said.append(f"{_listed(forbidden)}: a rule denies it")
+    if ungranted := missing - decision.denied:
+        said.append(f"{_listed(ungranted)}: nothing grants it")
+    return ", ".join(said)
+
+
+def _listed(actions: Iterable[str]) -> str:
+    return "+".join(sorted(actions))

@@ -132,6 +132,7 @@ def test_a_line_says_who_got_what(client: Client, caplog: pytest.LogCaptureFixtu
     answer = client.get("bob", "repository:team/app:pull,delete", HTTP_USER_AGENT="docker/29")
     found = fields(caplog)
     assert found.pop("duration_ms").isdigit()
+    assert found.pop("request_id") == answer.headers["X-Request-Id"]
     assert found == {
         "status": "200",
         "method": "GET",
@@ -145,7 +146,7 @@ def test_a_line_says_who_got_what(client: Client, caplog: pytest.LogCaptureFixtu
         "account": "bob",
         "backend": "htpasswd",
         "granted": "repository:team/app:pull",
-        "reason": "repository:team/app allowed by access rule 3",
+        "reason": "repository:team/app allowed by access rule 3, delete: nothing grants it",
         "jti": answer.claims["jti"],
     }
 
@@ -166,3 +167,63 @@ def test_the_log_says_why_a_login_failed(
     client.ask("/token", HTTP_AUTHORIZATION=header)
     found = fields(caplog)
     assert (found["status"], found["username"], found["reason"]) == ("401", user, reason)
+
+
+@pytest.mark.parametrize(
+    ("user", "scope", "reason", "mark"),
+    [
+        ("bob", "", "", "login"),
+        ("bob", "repository:team/app:pull,push", "repository:team/app allowed by access rule 3", "login"),
+        (
+            "bob",
+            "repository:team/secret:pull",
+            "repository:team/secret allowed by access rule 3 and denied by access rule 5, pull: a rule denies it",
+            "denied",
+        ),
+        ("bob", "repository:x:pull", "repository:x no access rule applies, pull: nothing grants it", "denied"),
+        ("bob", "repository:bob/x:*", "repository:bob/x allowed by access rule 2", "login"),
+        ("bob", "registry:catalog:*", "registry:catalog no access rule applies, *: nothing grants it", "denied"),
+        (None, "repository:x:pull", "repository:x no access rule applies, pull: nothing grants it", "denied"),
+        (None, "repository:public/x:pull", "repository:public/x allowed by access rule 4", ""),
+        (None, "", "", ""),
+    ],
+)
+def test_a_denial_names_the_rule_or_says_that_there_is_none(
+    client: Client, caplog: pytest.LogCaptureFixture, user: str | None, scope: str, reason: str, mark: str
+) -> None:
+    """And is marked for those who watch."""
+    client.get(user, scope)
+    (record,) = [record for record in caplog.records if record.name == "tokenissuer.requests"]
+    assert record.__dict__["security"] == mark
+    assert fields(caplog)["reason"] == reason
+
+
+@pytest.mark.parametrize(
+    ("path", "environ", "mark"),
+    [
+        ("/token", {"HTTP_AUTHORIZATION": "Basic Ym9iOndyb25n"}, "login_refused"),
+        ("/token", {"HTTP_AUTHORIZATION": "Basic x"}, "login_refused"),
+        ("/healthz", {}, ""),
+        ("/nowhere", {}, ""),
+    ],
+)
+def test_what_somebody_watches_for_is_marked(
+    client: Client, caplog: pytest.LogCaptureFixture, path: str, environ: dict[str, Any], mark: str
+) -> None:
+    """Refused logins are, other mistakes are not."""
+    client.ask(path, **environ)
+    (record,) = [record for record in caplog.records if record.name == "tokenissuer.requests"]
+    assert record.__dict__["security"] == mark
+
+
+def test_a_refused_login_names_the_backend(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    """Of several, the one that knew the name."""
+    client.ask("/token", HTTP_AUTHORIZATION="Basic Ym9iOndyb25nLXRvbw==")
+    assert fields(caplog)["backend"] == "htpasswd"
+
+
+def test_every_answer_has_an_id_of_its_own(client: Client) -> None:
+    """By which its line is found."""
+    ids = {client.ask(path).headers["X-Request-Id"] for path in ("/token", "/x", "/healthz", "/token?service=x") * 5}
+    assert len(ids) == 20
+    assert all(re.fullmatch(r"[0-9a-f]{16}", found) for found in ids)

@@ -18,11 +18,11 @@ BACKENDS = Path(tokenissuer_backends.__path__[0])
 
 #: A module imports only from layers before its own.
 LAYERS = [
-    {"errors", "finding", "step"},
+    {"errors", "finding", "line", "step"},
     {"options", "scope", "keys", "turnstile"},
     {"plugin"},
-    {"backend", "issuer"},
-    {"policy", "testing", "refresh", "memory"},
+    {"backend", "issuer", "keyring"},
+    {"policy", "testing", "trial", "refresh", "memory"},
     {"sqlite", "proxies", "throttle"},
     {"service"},
     {"protocol"},

@@ -17,7 +17,7 @@ from typing import Final, NoReturn
 from tokenissuer.config import find_config
 from tokenissuer.listener import STOP_PATIENCE, Listen, Listener, inherited_sockets, open_sockets
 from tokenissuer.live import LOOK_INTERVAL, LiveApplication
-from tokenissuer.log import log_to_stderr
+from tokenissuer.log import LogFormat, log_to_stderr
 from tokenissuer.supervisor import Supervisor
 
 DEFAULT_LISTEN: Final = Listen("127.0.0.1", 5001)
@@ -38,11 +38,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads", type=_threads, default=8, metavar="N", help="requests answered at once by each process; else 8"
     )
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info", help="else info")
+    parser.add_argument(
+        "--log-format",
+        choices=[*LogFormat],
+        default=LogFormat.AUTO,
+        help="else auto: text on a terminal, json elsewhere",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """answer token requests"""
-    log_to_stderr(arguments.log_level)
+    log_to_stderr(arguments.log_level, LogFormat(arguments.log_format))
     with stopped_by_signal():
         server = open_server(find_config(arguments.config), arguments.listen, arguments.threads, arguments.workers)
         server.run()

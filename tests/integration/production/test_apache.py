@@ -65,7 +65,7 @@ def test_the_site_serves_registry_and_issuer(
     # One line for each request, in Apache's own log.
     server = front.server
     assert server is not None
-    assert "account=alice" in server.output()
+    assert '"account": "alice"' in server.output()
     assert front.issuer.passwords["alice"] not in server.output()
     # A change of the rules holds within seconds, in every process.
     front.issuer.config.write_text(front.issuer.config.read_text().replace('"127.0.0.2"', '"127.0.0.1"'))

@@ -154,7 +154,7 @@ def test_a_request_in_flight_is_answered_by_what_it_began_with(production: Produ
     users.write_text(users.read_text() + production.slow_account("slow", "secret"))
     front = production.direct(issuer)
     with production.under_load([lambda: str(front.ask(user="slow", password="secret").json()["expires_in"])]) as load:
-        assert host.wait_until(lambda: "username=slow" not in server.output())
+        assert host.wait_until(lambda: '"username": "slow"' not in server.output())
         replace(issuer.config, issuer.config.read_text().replace("= 900", "= 600"))
         assert host.wait_until(lambda: "with all it names" in server.output())
         assert host.wait_until(lambda: load.done >= 2)

@@ -1,0 +1,166 @@
+"""Lines of the log: whole, one for each record, as JSON or for people."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tokenissuer.line import JsonFormatter, TextFormatter
+from tokenissuer.log import LineHandler, LogFormat
+
+HOSTILE = [
+    "a\nb",
+    "a\r\n2026-01-01T00:00:00.000Z INFO forged",
+    "\x1b[2J\x9b1;1H",
+    'quote" and \\ backslash',
+    "nul\0 del\x7f c1\x85",
+    "\N{LINE SEPARATOR}\N{RIGHT-TO-LEFT OVERRIDE}\N{SNOWMAN}",
+    "\ud800 lone surrogate",
+    "x" * 100_000,
+]
+FIELDS: dict[str, object] = {
+    "request_id": "00112233",
+    "status": 401,
+    "method": "GET",
+    "path": "/token",
+    "client": "192.0.2.1",
+    "username": "bob",
+    "reason": "the password is wrong",
+    "jti": "",
+    "duration_ms": 3,
+}
+
+
+def record(message: str, *arguments: object, **extra: object) -> logging.LogRecord:
+    """A record as a logger makes it."""
+    made = logging.LogRecord("tokenissuer.requests", logging.INFO, "app.py", 1, message, arguments, None)
+    made.__dict__.update(extra)
+    return made
+
+
+def as_json(text: str) -> dict[str, Any]:
+    """A line, read again."""
+    found = json.loads(text)
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.mark.parametrize("value", HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()], ids=["json", "text"])
+def test_no_record_breaks_or_forges_a_line(formatter: logging.Formatter, value: str) -> None:
+    """In a field, in a field's place for names, or in any other message."""
+    for made in (
+        record("%s", "x", fields={**FIELDS, "username": value, "asked": value, "account": value}),
+        record("said: %s", value),
+        record("said: %s", value, security="outage"),
+    ):
+        line = formatter.format(made)
+        assert line.isascii()
+        assert line.isprintable()
+        assert len(line) < 100_000
+
+
+def test_json_has_every_field_as_it_was() -> None:
+    """Numbers as numbers; none can be taken for the line's own."""
+    line = as_json(JsonFormatter().format(record("%s", "x", fields={**FIELDS, "time": "never"}, security="throttled")))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line.pop("time"))
+    assert line == {
+        "level": "info",
+        "logger": "tokenissuer.requests",
+        "process": os.getpid(),
+        "security": "throttled",
+        **FIELDS,
+    }
+
+
+def test_json_has_other_messages_too() -> None:
+    """With a mark where somebody watches for it."""
+    line = as_json(JsonFormatter().format(record("%s has changed", "it", security="reload")))
+    assert (line["message"], line["security"]) == ("it has changed", "reload")
+    assert "security" not in as_json(JsonFormatter().format(record("x")))
+
+
+def test_text_stands_in_columns() -> None:
+    """The same things below each other, whoever asks."""
+    lines = [
+        TextFormatter().format(record("%s", "x", fields={**FIELDS, "username": name, "status": status}))
+        for name, status in (("bob", 401), ("alice-of-accounting", 200), ("", 404))
+    ]
+    assert len({line.index("request_id=") for line in lines}) == 1
+    assert len({line.index("192.0.2.1") for line in lines}) == 1
+    assert " 401 GET  /token     192.0.2.1       bob " in lines[0]
+    assert "jti=" not in lines[0]
+    assert 'reason="the password is wrong"' in lines[0]
+
+
+def test_an_exception_is_named_and_not_quoted() -> None:
+    """Its text may hold what a client sent."""
+    try:
+        raise ValueError("planted")
+    except ValueError:
+        made = logging.LogRecord("x", logging.ERROR, "x.py", 1, "it failed", (), sys.exc_info())
+    for formatter in (JsonFormatter(), TextFormatter()):
+        line = formatter.format(made)
+        assert "ValueError" in line
+        assert "planted" not in line
+
+
+class Terminal(io.StringIO):
+    """Looks like one."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stream", "form", "is_json"),
+    [
+        (io.StringIO(), LogFormat.AUTO, True),
+        (Terminal(), LogFormat.AUTO, False),
+        (Terminal(), LogFormat.JSON, True),
+        (io.StringIO(), LogFormat.TEXT, False),
+    ],
+)
+def test_people_read_terminals_and_machines_the_rest(stream: io.StringIO, form: LogFormat, is_json: bool) -> None:
+    """Unless somebody says otherwise."""
+    handler = LineHandler(stream, form)
+    handler.handle(record("hello"))
+    handler.close()
+    assert stream.getvalue().startswith("{") is is_json
+    assert stream.getvalue().count("\n") == 1
+
+
+def test_lines_of_several_processes_do_not_mix(tmp_path: Path) -> None:
+    """Long ones, through one pipe that is read slowly."""
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as stream:
+        handler = LineHandler(stream, LogFormat.JSON)
+        children = []
+        for letter in "abcd":
+            child = os.fork()
+            if child == 0:
+                try:
+                    for _ in range(60):
+                        handler.handle(record("%s", "x", fields={"reason": letter * 1400, "asked": letter * 1400}))
+                        handler.handle(record(letter * 7000))
+                finally:
+                    os._exit(0)
+            children.append(child)
+        handler.close()
+    with os.fdopen(reading) as pipe:
+        lines = [as_json(line) for line in pipe]
+    for child in children:
+        assert os.waitpid(child, 0)[1] == 0
+    assert len(lines) == 480
+    for line in lines:
+        text = line.get("reason") or line["message"]
+        assert len(text) in (1400, 7000)
+        assert len(set(text)) == 1
