@@ -82,8 +82,10 @@ class AccessOptions:
     repositories: tuple[str, ...] = option("patterns of repository names: `*`, `**`, {account}, {group}", default=())
     catalog: bool = option("whether it is about the list of all repositories", default=False)
     actions: frozenset[str] = option("'pull', 'push', 'delete', or '*' for all three", default=frozenset())
-    services: frozenset[str] = option("only for these registries; absent: for all", default=frozenset())
-    networks: tuple[str, ...] = option("only from these addresses or networks; absent: from anywhere", default=())
+    services: frozenset[str] | None = option("only for these registries; absent: for all", default=None)
+    networks: tuple[str, ...] | None = option(
+        "only from these addresses or networks; absent: from anywhere", default=None
+    )
     effect: Literal["allow", "deny"] = option("'deny' takes away, whatever other rules allow", default="allow")
 
     def __post_init__(self) -> None:
@@ -95,6 +97,9 @@ class AccessOptions:
             raise ValueError("the key 'actions' is missing; use for example actions = [\"pull\"]")
         if self.actions and not self.repositories:
             raise ValueError("'actions' speaks of repositories, but none are named; the catalog needs no actions")
+        for key, values in (("services", self.services), ("networks", self.networks)):
+            if values is not None and not values:
+                raise ValueError(f"'{key}' is empty, so the rule would never apply; name some, or leave the key out")
         for action in self.actions - REPOSITORY_ACTIONS - {"*"}:
             raise ValueError(f"unknown action '{action}'; {near_match(action, REPOSITORY_ACTIONS)}")
 
@@ -113,8 +118,8 @@ class AccessOptions:
             repositories=tuple(Glob(text) for text in self.repositories),
             catalog=self.catalog,
             actions=REPOSITORY_ACTIONS if "*" in self.actions else self.actions,
-            services=self.services,
-            networks=tuple(_network(text) for text in self.networks),
+            services=self.services or frozenset(),
+            networks=tuple(_network(text) for text in self.networks or ()),
             deny=self.effect == "deny",
         )
 
@@ -529,7 +534,7 @@ def _named(backends: Sequence[BackendOptions]) -> Iterator[BackendOptions]:
 def _decode_rule(table: dict[str, Any], number: int, services: Sequence[str], folder: Path) -> Rule:
     where = f"[[access]] {number}"
     options = decode(AccessOptions, table, where, folder)
-    for service in options.services:
+    for service in options.services or ():
         _check_service(service, services, where)
     try:
         return options.rule(number)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from tokenissuer.errors import ConfigurationError
+from tokenissuer.errors import ConfigurationError, InvalidCredentials
 from tokenissuer.keys import KeyForm, SigningKey
 from tokenissuer.scope import Access
 
@@ -76,10 +76,17 @@ class Issuer:
             service: the registry it is for.
             granted: one entry for each resource, with explicit actions.
             valid_until: seconds since 1970 that the token must not outlive, if that is before its lifetime ends.
+
+        Raises:
+            InvalidCredentials: if that is so soon that clients would take the token for good when it no longer is.
         """
         moment = self._clock()
         now = int(moment)
-        lifetime = self.lifetime if valid_until is None else max(0, min(self.lifetime, int(valid_until) - now))
+        lifetime = self.lifetime if valid_until is None else min(self.lifetime, int(valid_until) - now)
+        if lifetime < MIN_LIFETIME:
+            raise InvalidCredentials(
+                reason=f"the account source vouches for this login for {lifetime} more seconds only"
+            )
         jti = secrets.token_urlsafe(16)
         # Every line is a hard failure somewhere if it is otherwise: Distribution 2.x takes only a single string for
         # `aud` and whole numbers for times, Pulp needs `sub` and `access`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -169,7 +170,8 @@ class Rule:
         if access.is_catalog:
             return CATALOG_ACTIONS if self.catalog else frozenset()
         # Nothing but a name that a registry would take meets a pattern: `team/../other` is no name.
-        if access.is_repository and any(glob.matches(access.name, caller.account) for glob in self.repositories):
+        account = self._as_named(caller.account)
+        if access.is_repository and any(glob.matches(access.name, account) for glob in self.repositories):
             return self.actions
         return frozenset()
 
@@ -193,6 +195,12 @@ class Rule:
             or account.name in self.accounts
             or any(account.belongs_to(group) for group in self.groups)
         )
+
+    def _as_named(self, account: Account | None) -> Account | None:
+        """Leave the account only the groups that the rule names, if it is by them that the rule is for it."""
+        if account is None or self.everyone or self.authenticated or account.name in self.accounts:
+            return account
+        return dataclasses.replace(account, groups=account.groups & self.groups)
 
     def _covers(self, address: IPAddress | None) -> bool:
         if address is None:

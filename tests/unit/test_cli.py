@@ -497,3 +497,10 @@ def test_a_set_up_is_whole_before_its_password_is_shown(tmp_path: Path) -> None:
     password = set_up.write()
     backend = HtpasswdBackend(HtpasswdOptions(tmp_path / "new" / "users.htpasswd"))
     assert backend.authenticate("bob", password).name == "bob"
+
+
+def test_an_error_is_one_line_whatever_the_configuration_holds(run: Run, set_up: Path) -> None:
+    """A key with a line break in its name cannot forge a second line."""
+    config = set_up / "tokenissuer.toml"
+    config.write_text('"a\\nb" = 1\n' + config.read_text())
+    failed(run("check", "--config", config), "a?b")

@@ -165,6 +165,8 @@ def test_tables_that_are_missing_or_unknown_are_named(refused: Refused, text: st
         pytest.param('["pull"]', '["pull"]\nnetworks = ["x"]', "'x' is no address or network", id="no-network"),
         pytest.param('["pull"]', '["pull"]\nnetworks = [""]', "'' is no address or network", id="empty-network"),
         pytest.param('["pull"]', '["pull"]\nnetworks = ["10.0.0.0/33"]', "is no address or network", id="long-mask"),
+        pytest.param('["pull"]', '["pull"]\nnetworks = []', "'networks' is empty", id="empty-networks"),
+        pytest.param('["pull"]', '["pull"]\nservices = []', "'services' is empty", id="empty-services"),
         pytest.param('["pull"]', '["pull"]\neffect = "forbid"', "expected one of 'allow', 'deny'", id="unknown-effect"),
         pytest.param('["pull"]', '["pull"]\neffect = true', "found true, expected one of", id="effect-true"),
         pytest.param('["pull"]', '["pull"]\ndeny = true', "[[access]] 1: unknown key 'deny'", id="deny-true"),

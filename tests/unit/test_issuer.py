@@ -9,7 +9,7 @@ from typing import Any
 import jwt
 import pytest
 
-from tokenissuer.errors import ConfigurationError
+from tokenissuer.errors import ConfigurationError, InvalidCredentials
 from tokenissuer.issuer import Issuer
 from tokenissuer.keys import KeyForm, SigningKey
 from tokenissuer.scope import Access
@@ -92,3 +92,14 @@ def test_ids_are_random(key: SigningKey) -> None:
     ids = {issuer(key).issue("", "x", ()).jti for _ in range(100)}
     assert len(ids) == 100
     assert min(map(len, ids)) >= 22
+
+
+def test_no_token_outlives_what_the_source_vouches_for(key: SigningKey) -> None:
+    """It ends with it, and is refused where that is so soon that clients would not notice."""
+    token = issuer(key).issue("alice", "registry.example", [], valid_until=NOW + 300)
+    assert parts(token.text)[1]["exp"] == int(NOW + 300)
+    assert token.expires_in == 300
+    assert issuer(key).issue("alice", "registry.example", [], valid_until=NOW + 9999).expires_in == 900
+    for left in (59, 0, -1000):
+        with pytest.raises(InvalidCredentials):
+            issuer(key).issue("alice", "registry.example", [], valid_until=int(NOW) + left)

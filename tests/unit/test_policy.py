@@ -391,3 +391,14 @@ def test_granted_is_what_is_asked_and_allowed_and_not_denied(
     assert granted(shuffled, access, caller) == expected
     if access.type == "repository":
         assert "*" not in expected
+
+
+def test_the_placeholder_for_groups_is_the_groups_that_the_rule_names() -> None:
+    """A rule for one group says nothing about what belongs to the caller's others."""
+    named = Policy([rule(everyone=False, groups=frozenset({"dev"}), repositories=("{group}/**",))])
+    everybody = Policy([rule(everyone=False, authenticated=True, repositories=("{group}/**",))])
+    caller = Caller(ALICE, "registry", None)
+    for name, by_name, by_login in (("dev/x", True, True), ("team-a/x", False, True), ("ops/x", False, False)):
+        access = Access("repository", name, frozenset({"pull"}))
+        assert bool(named.decide(caller, access).allowed) is by_name
+        assert bool(everybody.decide(caller, access).allowed) is by_login

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import io
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from tokenissuer.cli import check, init, passwd, quickstart, serve, sessions
 from tokenissuer.errors import TokenIssuerError
 
+_UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _COMMANDS = (quickstart, init, serve, check, passwd, sessions)
 
 
@@ -32,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = parsed.run(parsed)
     except TokenIssuerError as error:
-        print(f"tokenissuer: {error}", file=sys.stderr)
+        # One line, whatever a configuration file or a user has put into it.
+        print(f"tokenissuer: {_UNPRINTABLE.sub('?', str(error))}", file=sys.stderr)
         return 1
     except OSError as error:
         print(f"tokenissuer: {error.filename or parsed.command}: {error.strerror or error}", file=sys.stderr)
