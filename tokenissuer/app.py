@@ -57,6 +57,7 @@ class Application:
             JWKS_PATH: self._jwks,
             METADATA_PATH: self._metadata,
             "/healthz": self._healthz,
+            "/readyz": self._readyz,
         }
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -153,6 +154,11 @@ class Application:
     def _healthz(self, request: Request, said: dict[str, object]) -> Response:
         _only_reading(request)
         return json_response({"status": "up"})
+
+    def _readyz(self, request: Request, said: dict[str, object]) -> Response:
+        _only_reading(request)
+        self._service.health.prove()
+        return json_response({"status": "ready"})
 
 
 def _only_reading(request: Request) -> None:

@@ -132,6 +132,14 @@ class Store(ABC):
     def sweep(self, created_before: float, used_before: float, ended_before: float) -> None:
         """Forget the sessions created, last used or ended before these times, each in seconds since 1970."""
 
+    def check(self) -> None:
+        """Prove that the store can be asked now.
+
+        Raises:
+            BackendUnavailable: if it cannot.
+        """
+        self.find(b"")
+
     def close(self) -> None:
         """Let go of files and connections."""
         return

@@ -7,7 +7,7 @@ say what is allowed, and the issuer signs what is both asked and allowed.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,6 +20,7 @@ from tokenissuer.errors import (
     NotFound,
     UnsupportedGrantType,
 )
+from tokenissuer.health import Health
 from tokenissuer.issuer import AccessToken, Issuer
 from tokenissuer.policy import REPOSITORY_ACTIONS, Caller, Decision, IPAddress, Policy
 from tokenissuer.refresh import Refresh, RefreshTokens
@@ -128,6 +129,7 @@ class TokenService:
         self.refresh: Final = refresh
         self.realm: Final = realm
         self._throttle: Final = throttle
+        self.health: Final = Health(self._checks())
 
     def respond(self, request: TokenRequest) -> TokenResponse:
         """Answer one request.
@@ -170,6 +172,10 @@ class TokenService:
         self.chain.close()
         if self.refresh is not None:
             self.refresh.store.close()
+
+    def _checks(self) -> dict[str, Callable[[], None]]:
+        checks = {f"backend '{source.name}'": source.backend.check for source in self.chain.sources}
+        return checks if self.refresh is None else checks | {"the store of refresh tokens": self.refresh.store.check}
 
     def _service(self, asked: str) -> str:
         if asked in self.services:
@@ -234,13 +240,17 @@ class TokenService:
         return tuple(granted), "; ".join(reasons)
 
     def _backend_grants(self, login: Authenticated | None, access: Access) -> frozenset[str]:
+        granted: frozenset[str] = frozenset()
         if login is not None:
             with login.source.named():
-                return login.source.backend.grants(login.account, access)
-        granted: frozenset[str] = frozenset()
+                granted = login.source.backend.grants(login.account, access)
+        # What is open to everyone is open to those who have logged in, too, whichever source knows them.
         for source in self.chain.sources:
-            with source.named():
-                granted |= source.backend.public_grants(access)
+            if access.actions <= granted:
+                break
+            if login is None or source is not login.source:
+                with source.named():
+                    granted |= source.backend.public_grants(access)
         return granted
 
 

@@ -105,7 +105,7 @@ def test_other_methods_are_405(client: Client, path: str, method: str) -> None:
         plain(answer)
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/.well-known/jwks.json"])
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/.well-known/jwks.json"])
 @pytest.mark.parametrize(("method", "status"), [("GET", 200), ("HEAD", 200), ("POST", 405), ("DELETE", 405)])
 def test_the_public_pages_are_only_read(client: Client, path: str, method: str, status: int) -> None:
     """Nothing there changes anything."""
@@ -121,6 +121,23 @@ def test_the_public_pages_are_only_read(client: Client, path: str, method: str, 
 def test_healthz_says_up(client: Client) -> None:
     """One word for a probe."""
     assert client.ask("/healthz").json == {"status": "up"}
+
+
+def test_readyz_tells_strangers_only_whether_it_is_ready(
+    client: Client, client_with: Callable[..., Client], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Which source is down, and why, is in the log alone."""
+    assert client.ask("/readyz").json == {"status": "ready"}
+    down = Stranger()
+    down.check = lambda: (_ for _ in ()).throw(BackendUnavailable("ldap is down"))  # type: ignore[method-assign]
+    caplog.set_level(logging.INFO)
+    answer = client_with(Stranger(), down).ask("/readyz")
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
+    assert b"ldap" not in answer.body
+    assert b"backend-" not in answer.body
+    plain(answer)
+    assert "backend 'backend-1': ldap is down" in caplog.text
+    assert "backend-0" not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ BACKENDS = Path(tokenissuer_backends.__path__[0])
 #: A module imports only from layers before its own.
 LAYERS = [
     {"errors", "finding", "line", "step"},
-    {"options", "scope", "keys", "turnstile"},
+    {"health", "options", "scope", "keys", "turnstile"},
     {"plugin"},
     {"backend", "issuer", "keyring"},
     {"policy", "testing", "trial", "refresh", "memory"},
