@@ -206,7 +206,7 @@ class FakeDirectory:
         try:
             with connection, contextlib.suppress(OSError, Hangup, IndexError, ValueError):
                 if self.greeting:
-                    connection.sendall(self.greeting)
+                    self._send(connection, self.greeting)
                 data = b""
                 while received := connection.recv(65536):
                     data += received

@@ -29,6 +29,7 @@ T = TypeVar("T")
 LOGIN_TIME: Final = 10.0
 #: Bytes: servers drop the connection of whoever sends a longer one.
 _MAX_PASSWORD: Final = 1024
+_MAX_NAME: Final = 1024
 
 #: Names that are the same in a DN, a UPN and DOMAIN\name, and need no escape in any.
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
@@ -109,8 +110,10 @@ class LdapBackend(Backend):
             BackendUnavailable: if no server can tell, or the configuration does not fit the directory.
         """
         refuse_unusable(username, password)
-        if len(password.encode("utf-8")) > _MAX_PASSWORD:
-            raise InvalidCredentials(reason=f"the password has more than {_MAX_PASSWORD} bytes")
+        # Not "unknown": nobody may get past this directory to another backend by typing more.
+        for kind, text, most in (("user name", username, _MAX_NAME), ("password", password, _MAX_PASSWORD)):
+            if len(text.encode("utf-8")) > most:
+                raise InvalidCredentials(reason=f"the {kind} has more than {most} bytes")
         if not self._options.bind_as:
             return self._ask(lambda conversation: self._search_then_bind(conversation, username, password))
         if not _PLAIN_NAME.fullmatch(username):
@@ -125,17 +128,19 @@ class LdapBackend(Backend):
             BackendUnavailable: if no server can tell.
         """
         refuse_unusable(name, name)
+        if len(name.encode("utf-8")) > _MAX_NAME:
+            raise InvalidCredentials(reason=f"the name has more than {_MAX_NAME} bytes")
         if self._options.bind_as:
             raise InvalidCredentials(reason="with bind_as there is nobody to look accounts up as; use bind_dn")
         return self._ask(lambda conversation: self._look_up(conversation, name))
 
     def check(self) -> None:
-        """Prove that a server lets us search.
+        """Prove that a server lets us search, or with `bind_as` that one can be reached.
 
         Raises:
             BackendUnavailable: if none does.
         """
-        self._ask(self._see_base if not self._options.bind_as else lambda conversation: None)
+        self._ask(Conversation.reach if self._options.bind_as else self._see_base)
 
     def probe(self) -> Iterator[Step]:
         """Try every server: connection and TLS, login of the account that searches, search base."""

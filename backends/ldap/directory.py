@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final, Self, TypeVar
 
-from tokenissuer.errors import BackendUnavailable
+from tokenissuer.errors import BackendUnavailable, RequestError
 from tokenissuer_backends.ldap.deadline import Deadline
 from tokenissuer_backends.ldap.failure import DirectoryFailure, Unreachable
 from tokenissuer_backends.ldap.options import LdapOptions
@@ -61,6 +61,14 @@ class Conversation:
                 self._service.is_proven = True
                 return found
         return ask(self._service.session)
+
+    def reach(self) -> None:
+        """Prove that the server can be reached, and is who it should be.
+
+        Raises:
+            Unreachable: if not.
+        """
+        self.server.connect(self._deadline).close()
 
     def prove(self, dn: str, password: str) -> PasswordState:
         """Prove that a password is this entry's, on a connection of its own.
@@ -135,7 +143,7 @@ class Directory:
 
         Raises:
             BackendUnavailable: if none answers.
-            DirectoryFailure: what one of them answered.
+            DirectoryFailure, RequestError: what the answer of one of them led to.
         """
         troubles = []
         servers = self._in_order()
@@ -147,7 +155,7 @@ class Directory:
                 reason = error.reason if isinstance(error, Unreachable) else "no answer in time"
                 server.note_failure(reason)
                 troubles.append(f"{server.address.url}: {reason}")
-            except DirectoryFailure:
+            except (DirectoryFailure, RequestError):
                 server.note_answer()
                 raise
             else:

@@ -133,9 +133,13 @@ class Trust:
         plain.settimeout(deadline.remaining())
         # For an address literal this is a comparison with the certificate's IP addresses.
         wrapped = self._context().wrap_socket(plain, server_hostname=host)
-        if not isinstance(wrapped, _TlsSocket):
-            raise OSError("the connection is not protected")  # proved here, for nothing later asks again
-        wrapped.allow(deadline)
+        try:
+            if not isinstance(wrapped, _TlsSocket):
+                raise OSError("the connection is not protected")  # proved here, for nothing later asks again
+            wrapped.allow(deadline)
+        except OSError:
+            wrapped.close()
+            raise
         return wrapped
 
     def _context(self) -> ssl.SSLContext:

@@ -450,6 +450,16 @@ def test_one_byte_a_second_ends_in_time(
     assert new_backend(dripping, well).authenticate("alice", "right").name == "alice"
 
 
+def test_one_byte_now_and_then_in_a_tls_handshake_ends_in_time(
+    new_directory: NewDirectory, new_backend: NewBackend, short_login: float
+) -> None:
+    """A record is begun that never ends."""
+    dripping = new_directory(seconds_per_byte=0.1, greeting=b"\x16\x03\x03\x10\x00\x02" + b"\0" * 1000)
+    backend = new_backend(dripping.url.replace("ldap://", "ldaps://"))
+    error = within(short_login + 0.5, lambda: backend.authenticate("alice", "right"))
+    assert isinstance(error, BackendUnavailable)
+
+
 def test_many_hanging_servers_take_no_longer_than_one(
     new_directory: NewDirectory, new_backend: NewBackend, short_login: float
 ) -> None:
@@ -506,6 +516,34 @@ def test_a_server_that_failed_is_asked_last_until_its_cool_down_is_over(
     backend.authenticate("alice", "right")
     backend.authenticate("alice", "right")
     assert first.binds == [ALICE, ALICE]
+
+
+def test_a_name_that_nobody_has_is_an_answer_too(
+    new_directory: NewDirectory, new_backend: NewBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server that gives it is well again."""
+    monkeypatch.setattr(tokenissuer_backends.ldap.server, "COOL_DOWN", 0.2)
+    first, second = new_directory(special={SEARCH: ending}), new_directory()
+    backend = new_backend(first, second)
+    backend.authenticate("alice", "right")
+    first.special.clear()
+    first.entries.clear()
+    time.sleep(0.3)
+    for _ in range(2):
+        with pytest.raises(UnknownAccount):
+            backend.authenticate("alice", "right")
+
+
+def test_a_direct_bind_is_checked_by_reaching_a_server(new_directory: NewDirectory, new_backend: NewBackend) -> None:
+    """There is nobody to search as, but a directory that is down is seen."""
+    directory = new_directory()
+    backend = new_backend(directory, bind_as="uid={user},dc=test", bind_dn="", bind_password=None)
+    backend.check()
+    assert not [step for step in backend.probe() if step.trouble]
+    assert [step.trouble for step in backend.trace("alice")] == ["with bind_as there is nobody to do that as"]
+    directory.close()
+    with pytest.raises(BackendUnavailable):
+        backend.check()
 
 
 def test_when_all_servers_have_failed_all_are_still_asked(new_directory: NewDirectory, new_backend: NewBackend) -> None:
