@@ -6,12 +6,12 @@ Key ids: https://distribution.github.io/distribution/spec/auth/jwt/ (libtrust) a
 from __future__ import annotations
 
 import base64
-import contextlib
 import datetime
 import hashlib
 import json
 import re
 import stat
+import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -36,6 +36,8 @@ PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 EXPIRY_WARNING_DAYS: Final = 30
 
 _CERTIFICATE_YEARS: Final = 10
+_AUTHORITY_YEARS: Final = 20
+_AUTHORITY: Final = x509.BasicConstraints(ca=True, path_length=None)
 _MIN_RSA_BITS: Final = 2048
 # Bytes, which is how the library counts X.509's own bound on a common name (RFC 5280, appendix A: ub-common-name).
 _MAX_COMMON_NAME: Final = 64
@@ -68,17 +70,17 @@ class SigningKey:
     Args:
         private: the key itself.
         certificate: its certificate.
+        others: further certificates that registries are given: of the next key, of the one before.
     """
 
     private: PrivateKey = field(repr=False)
     certificate: x509.Certificate
+    others: tuple[x509.Certificate, ...] = ()
 
     @property
     def algorithm(self) -> str:
         """The JWS algorithm: Distribution 2.x takes no other for this key."""
-        if isinstance(self.private, rsa.RSAPrivateKey):
-            return "RS256"
-        return _CURVES[self.private.curve.name][1]
+        return _algorithm(self.private.public_key())
 
     @property
     def thumbprint(self) -> str:
@@ -116,9 +118,8 @@ class SigningKey:
         return jwt.encode(dict(claims), self.private, algorithm=self.algorithm, headers=dict(header))
 
     def jwk_set(self) -> dict[str, Any]:
-        """Return the JWK Set (RFC 7517) with the public key."""
-        public = _public_jwk(self.private.public_key())
-        return {"keys": [{**public, "kid": self.thumbprint, "use": "sig", "alg": self.algorithm}]}
+        """Return the JWK Set (RFC 7517): this key first, then those of the other certificates."""
+        return jwk_set([self.certificate, *self.others])
 
     def expiry(self, now: float) -> datetime.timedelta:
         """Return how long the certificate is still good.
@@ -174,13 +175,13 @@ def load_signing_key(key: Path, certificate: Path) -> SigningKey:
     Raises:
         ConfigurationError: if a file cannot be read, is of a kind no registry takes, or the two do not belong together.
     """
-    private = _load_private_key(key)
-    certificates = _load_certificates(certificate)
-    for candidate in certificates:
-        # A key of a kind the library does not know is not ours.
-        with contextlib.suppress(UnsupportedAlgorithm, ValueError):
-            if candidate.public_key() == private.public_key():
-                return SigningKey(private, candidate)
+    private = load_private_key(key)
+    certificates = load_certificates(certificate)
+    own = [candidate for candidate in certificates if is_for(candidate, private.public_key())]
+    if own:
+        # Of several for one key the one that was made last.
+        chosen = max(own, key=lambda candidate: candidate.not_valid_before_utc)
+        return SigningKey(private, chosen, tuple(other for other in certificates if other not in own))
     raise ConfigurationError(
         f"{certificate}: no certificate in it belongs to the key {key}; "
         "the two must come from the same `tokenissuer init` or `openssl req`"
@@ -222,24 +223,105 @@ def self_signed_certificate(private: PrivateKey, issuer: str, now: float) -> x50
     Raises:
         ConfigurationError: if the name does not fit into a certificate.
     """
-    length = len(issuer.encode("utf-8"))
-    if not 1 <= length <= _MAX_COMMON_NAME:
-        raise ConfigurationError(f"the issuer name must have 1 to {_MAX_COMMON_NAME} bytes, found {length}")
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)])
-    start = datetime.datetime.fromtimestamp(now, datetime.UTC).replace(microsecond=0)
-    # An hour back: the registry's clock may be behind ours.
-    begin = start - datetime.timedelta(hours=1)
+    name = _name(issuer)
+    builder = _builder(private.public_key(), name, name, now, _CERTIFICATE_YEARS)
+    return builder.add_extension(_AUTHORITY, critical=True).sign(private, hashes.SHA256())
+
+
+def authority_certificate(private: PrivateKey, issuer: str, now: float) -> x509.Certificate:
+    """Make the certificate of an authority that signs the certificates of keys, good for twenty years.
+
+    Args:
+        private: the authority's key.
+        issuer: the issuer's name; the authority's is made of it.
+        now: seconds since 1970.
+
+    Raises:
+        ConfigurationError: if the name does not fit into a certificate.
+    """
+    name = _name(f"{issuer} authority")
+    usage = x509.KeyUsage(
+        digital_signature=False,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=True,
+        crl_sign=True,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    builder = _builder(private.public_key(), name, name, now, _AUTHORITY_YEARS)
+    identifier = x509.SubjectKeyIdentifier.from_public_key(private.public_key())
     return (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(private.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(begin)
-        .not_valid_after(start + datetime.timedelta(days=_CERTIFICATE_YEARS * 365.25 + 1))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        builder.add_extension(_AUTHORITY, critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(identifier, critical=False)
         .sign(private, hashes.SHA256())
     )
+
+
+def certificate_under(
+    key: PublicKey, issuer: str, authority: x509.Certificate, authority_key: PrivateKey, now: float
+) -> x509.Certificate:
+    """Make the certificate of a key, signed by an authority that registries trust; good for ten years at most.
+
+    Args:
+        key: the key.
+        issuer: the common name.
+        authority: the authority's certificate.
+        authority_key: the key that belongs to it.
+        now: seconds since 1970.
+
+    Raises:
+        ConfigurationError: if the name does not fit into a certificate.
+    """
+    end = authority.not_valid_after_utc
+    identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
+    return (
+        _builder(key, _name(issuer), authority.subject, now, _CERTIFICATE_YEARS, end)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(identifier, critical=False)
+        .sign(authority_key, hashes.SHA256())
+    )
+
+
+def is_for(certificate: x509.Certificate, key: PublicKey) -> bool:
+    """Whether the certificate is of this key."""
+    try:
+        return certificate.public_key() == key
+    except (UnsupportedAlgorithm, ValueError):
+        # A key of a kind the library does not know is not ours.
+        return False
+
+
+def signs_tokens(certificate: x509.Certificate) -> bool:
+    """Whether the certificate's key may sign tokens: not if it only signs certificates, or is no registry's kind."""
+    try:
+        key = certificate.public_key()
+        usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound:
+        usage = None
+    except (UnsupportedAlgorithm, ValueError):
+        return False
+    known = isinstance(key, rsa.RSAPublicKey) or (
+        isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVES
+    )
+    return known and (usage is None or usage.digital_signature)
+
+
+def jwk_set(certificates: Iterable[x509.Certificate]) -> dict[str, Any]:
+    """Return the JWK Set (RFC 7517) of all keys that may sign tokens, each once.
+
+    Args:
+        certificates: theirs, in this order.
+    """
+    keys = {}
+    for certificate in certificates:
+        if signs_tokens(certificate):
+            key = typing.cast(PublicKey, certificate.public_key())
+            keys[thumbprint(key)] = {**_public_jwk(key), "kid": thumbprint(key), "use": "sig", "alg": _algorithm(key)}
+    return {"keys": list(keys.values())}
 
 
 def private_pem(private: PrivateKey) -> bytes:
@@ -261,6 +343,34 @@ def libtrust_id(key: PublicKey) -> str:
     der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     text = base64.b32encode(hashlib.sha256(der).digest()[:30]).decode("ascii")
     return ":".join(text[start : start + 4] for start in range(0, len(text), 4))
+
+
+def _name(text: str) -> x509.Name:
+    length = len(text.encode("utf-8"))
+    if not 1 <= length <= _MAX_COMMON_NAME:
+        raise ConfigurationError(f"the issuer name must have 1 to {_MAX_COMMON_NAME} bytes, found {length}")
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def _builder(
+    key: PublicKey, subject: x509.Name, issuer: x509.Name, now: float, years: int, end: datetime.datetime | None = None
+) -> x509.CertificateBuilder:
+    start = datetime.datetime.fromtimestamp(now, datetime.UTC).replace(microsecond=0)
+    last = start + datetime.timedelta(days=years * 365.25 + 1)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        # An hour back: the registry's clock may be behind ours.
+        .not_valid_before(start - datetime.timedelta(hours=1))
+        .not_valid_after(min(last, end) if end is not None else last)
+    )
+
+
+def _algorithm(key: PublicKey) -> str:
+    return "RS256" if isinstance(key, rsa.RSAPublicKey) else _CURVES[key.curve.name][1]
 
 
 def _public_jwk(key: PublicKey) -> dict[str, str]:
@@ -294,7 +404,12 @@ def _read(path: Path, what: str) -> bytes:
         raise ConfigurationError(f"cannot read the {what} {path}: {error.strerror}") from None
 
 
-def _load_private_key(path: Path) -> PrivateKey:
+def load_private_key(path: Path) -> PrivateKey:
+    """Read a private key, PEM and not encrypted.
+
+    Raises:
+        ConfigurationError: if it cannot be read or is of a kind no registry takes.
+    """
     data = _read(path, "private key")
     try:
         key = serialization.load_pem_private_key(data, password=None)
@@ -315,7 +430,12 @@ def _load_private_key(path: Path) -> PrivateKey:
     raise ConfigurationError(f"{path}: registries take RSA keys and EC keys on P-256, P-384 or P-521; make a new pair")
 
 
-def _load_certificates(path: Path) -> list[x509.Certificate]:
+def load_certificates(path: Path) -> list[x509.Certificate]:
+    """Read every block called CERTIFICATE.
+
+    Raises:
+        ConfigurationError: if there is none, or one is damaged.
+    """
     data = _read(path, "certificate")
     blocks = [match for match in _PEM_BLOCK.finditer(data) if match[1] == b"CERTIFICATE"]
     if not blocks:

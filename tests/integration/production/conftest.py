@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import ssl
 import subprocess
 import sys
@@ -490,9 +491,75 @@ class Production:
         denied = client.skopeo("copy", "--dest-tls-verify=true", image.source, f"docker://{front.address}/bob/x:v1")
         assert "denied" in denied.failed() or "unauthorized" in denied.failed()
 
+    def ask_registry(self, address: str, headers: Mapping[str, str]) -> int:
+        """The status of a registry's base page."""
+        connection = http.client.HTTPConnection(address, timeout=20)
+        try:
+            connection.request("GET", "/v2/", headers=dict(headers))
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+    def replicas(self, issuer: Issuer, generation: int, count: int, trust: str = "rootcertbundle") -> list[Replica]:
+        """Registries over one store that trust the issuer, with its files as they lie there."""
+        program = self.host.path_with_registry(generation)
+        (command,) = Path(program).iterdir()
+        folder = self.folder / f"store-{uuid.uuid4().hex[:8]}"
+        folder.mkdir()
+        text = (issuer.folder / "registry.yml").read_text()
+        if trust == "jwks":
+            text = re.sub(r"rootcertbundle:.*", f"jwks: {issuer.folder / 'jwks.json'}", text)
+        (folder / "registry.yml").write_text(text)
+        made = []
+        for _ in range(count):
+            address = f"127.0.0.1:{self.host.free_port()}"
+            env = {
+                "REGISTRY_HTTP_ADDR": address,
+                # What makes several one: a store, and the secret with which they sign the addresses of uploads.
+                "REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY": str(folder / "data"),
+                "REGISTRY_HTTP_SECRET": "the same for all",
+                # Without it a registry that is told to end drops what it is doing.
+                "REGISTRY_HTTP_DRAINTIMEOUT": "10s",
+                "OTEL_TRACES_EXPORTER": "none",
+            }
+            made.append(Replica(self, [str(command), "serve", str(folder / "registry.yml")], env, address))
+            made[-1].start()
+        return made
+
     def registry(self, issuer: Issuer, generation: int) -> Site:
         """A registry that trusts the issuer."""
         return self.sites.registry(issuer, generation)
+
+
+@dataclass
+class Replica:
+    """One of several registries over one store, which can be restarted."""
+
+    production: Production
+    command: list[str]
+    env: Mapping[str, str]
+    address: str
+    server: Server | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        self.server = self.production.host.start(f"registry-{self.address}", *self.command, env=self.env)
+        self.server.wait_for(lambda: self.is_up())
+
+    def is_up(self) -> bool:
+        """Whether it answers."""
+        with suppress(OSError):
+            return self.production.host.get(f"http://{self.address}/v2/").status == 401
+        return False
+
+    def restart(self) -> float:
+        """Restart it; return the seconds for which it refused connections."""
+        assert self.server is not None
+        began = time.monotonic()
+        self.server.send(signal.SIGTERM)
+        self.server.wait()
+        self.start()
+        return time.monotonic() - began
 
 
 def answered(front: Front) -> bool:

@@ -1,0 +1,240 @@
+"""One signing key follows another while people push and pull."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.integration.conftest import Client, Host, Image, Issuer, Ran
+    from tests.integration.production.conftest import Front, Production
+
+pytestmark = pytest.mark.integration
+
+LIFETIME = 900
+
+
+@pytest.fixture
+def keys(host: Host) -> Callable[..., Ran]:
+    """Runs `tokenissuer keys`."""
+
+    def run(issuer: Issuer, *arguments: str) -> Ran:
+        return host.run(host.tokenissuer(), "keys", *arguments, "--config", str(issuer.config))
+
+    return run
+
+
+@pytest.fixture(params=[2, 3], ids=["registry2", "registry3"])
+def generation(request: pytest.FixtureRequest) -> int:
+    """The two generations of the registry."""
+    number: int = request.param
+    return number
+
+
+def mover(client: Client, registry: str, image: Image, folder: Path) -> Callable[[], str]:
+    """Somebody who pushes and pulls again and again, each time with new tokens."""
+    turn = iter(range(10**6))
+
+    def push_and_pull() -> str:
+        number = next(turn)
+        reference = f"{registry}/alice/app:t{number}"
+        pushed = client.push(image, reference)
+        if pushed.code:
+            return str(pushed)
+        pulled = client.pull(reference, folder / f"pulled{number}")
+        return str(pulled) if pulled.code else ""
+
+    return push_and_pull
+
+
+@contextmanager
+def moving(
+    production: Production, registry: str, issuer: Issuer, make: tuple[Callable[[], Client], Callable[[], Image]]
+) -> Iterator[Any]:
+    """Two people at work; nothing may fail."""
+    new_client, new_image = make
+    work = []
+    for _ in range(2):
+        client = new_client()
+        client.login(registry, "alice", issuer.passwords["alice"]).succeeded()
+        work.append(mover(client, registry, new_image(), client.home))
+    with production.under_load(work) as load:
+        load.wait_for(3)
+        yield load
+        load.wait_for(3)
+    assert load.failures == []
+
+
+def signer(production: Production, front: Front) -> str:
+    """The name of the key that signs."""
+    return production.kid(front.ask().json()["token"])
+
+
+def listed(keys: Callable[..., Ran], issuer: Issuer) -> list[tuple[str, str]]:
+    """The states and names that `keys list` shows."""
+    lines = keys(issuer, "list").succeeded().splitlines()
+    return [(line.split()[0], line.split()[-1]) for line in lines]
+
+
+def let_tokens_end(issuer: Issuer) -> None:
+    """As if the time of the last token of the old key had passed."""
+    then = time.time() - LIFETIME - 200
+    os.utime(issuer.folder / "auth.key", (then, then))
+
+
+def test_a_new_key_while_people_push_and_pull(
+    production: Production,
+    host: Host,
+    keys: Callable[..., Ran],
+    new_client: Callable[[], Client],
+    new_image: Callable[[], Image],
+    generation: int,
+) -> None:
+    """Two registries behind nginx are restarted one after the other, and nobody notices anything."""
+    port = host.free_port()
+    issuer = production.issuer("set-up", f"https://127.0.0.1:{port}/jwt/auth")
+    production.serve(issuer, "--workers", "2")
+    replicas = production.replicas(issuer, generation, 2)
+    servers = "\n    ".join(f"server {replica.address} fail_timeout=1s;" for replica in replicas)
+    places = {"server 127.0.0.1:5000;": servers, "server 127.0.0.1:5001": f"server 127.0.0.1:{issuer.port}"}
+    front = production.nginx(issuer, port, production.nginx_site("nginx.conf", port, places))
+    before = signer(production, front)
+    old_token = front.ask(user="alice").json()["token"]
+    registries = [word for replica in replicas for word in ("--registry", f"http://{replica.address}")]
+
+    def restart() -> None:
+        for replica in replicas:
+            gap = replica.restart()
+            print(f"registry {generation} was away for {gap:.2f} s")
+            # nginx looks for it again only then.
+            time.sleep(1.5)
+
+    with moving(production, front.address, issuer, (new_client, new_image)) as load:
+        assert "Nothing is signed with it yet" in keys(issuer, "add").succeeded()
+        ((_, first), (_, second)) = listed(keys, issuer)
+        load.wait_for(2)
+        # The registries do not know it yet, and that is found out before anybody is refused.
+        assert "does not take tokens of this key" in keys(issuer, "switch", *registries).failed()
+        assert signer(production, front) == before == first
+        restart()
+        keys(issuer, "switch", *registries).succeeded()
+        assert host.wait_until(lambda: {signer(production, front) for _ in range(10)} == {second})
+        load.wait_for(2)
+        for replica in replicas:
+            bearer = {"Authorization": f"Bearer {old_token}"}
+            assert production.ask_registry(replica.address, bearer) == 200
+        assert "are good until" in keys(issuer, "retire").failed()
+        let_tokens_end(issuer)
+        keys(issuer, "retire").succeeded()
+        load.wait_for(2)
+        restart()
+    assert listed(keys, issuer) == [("signs", second)]
+    assert production.ask_registry(replicas[0].address, {"Authorization": f"Bearer {old_token}"}) == 401
+
+
+def test_with_an_authority_registries_never_change_again(
+    production: Production,
+    host: Host,
+    keys: Callable[..., Ran],
+    new_client: Callable[[], Client],
+    new_image: Callable[[], Image],
+    generation: int,
+) -> None:
+    """Two new keys, one after the other, and the one registry is never restarted."""
+    issuer = production.issuer("set-up")
+    production.serve(issuer)
+    front = production.direct(issuer)
+    assert "one last time" in keys(issuer, "authority").succeeded()
+    (replica,) = production.replicas(issuer, generation, 1)
+    names = [signer(production, front)]
+    with moving(production, replica.address, issuer, (new_client, new_image)) as load:
+        for _ in range(2):
+            assert "need nothing" in keys(issuer, "add").succeeded()
+            keys(issuer, "switch", "--registry", f"http://{replica.address}").succeeded()
+            assert host.wait_until(lambda: signer(production, front) not in names)
+            names.append(signer(production, front))
+            load.wait_for(2)
+            let_tokens_end(issuer)
+            keys(issuer, "retire").succeeded()
+            load.wait_for(1)
+    states = [state for state, _ in listed(keys, issuer)]
+    assert sorted(states) == ["authority", "signs"]
+
+    def shown() -> list[str]:
+        return [jwk["kid"] for jwk in front.request("GET", "/.well-known/jwks.json").json()["keys"]]
+
+    assert host.wait_until(lambda: shown() == [names[-1]])
+
+
+def test_a_registry_with_a_jwk_set_follows_too(
+    production: Production, host: Host, keys: Callable[..., Ran], new_client: Callable[[], Client]
+) -> None:
+    """The set has the next key before it signs."""
+    issuer = production.issuer("set-up")
+    with issuer.config.open("a") as config:
+        config.write('\n[signing.key_forms]\ncontainer_registry = "thumbprint"\n')
+    production.serve(issuer)
+    front = production.direct(issuer)
+    (replica,) = production.replicas(issuer, 3, 1, "jwks")
+    before = signer(production, front)
+    keys(issuer, "add").succeeded()
+    assert host.wait_until(lambda: len(front.request("GET", "/.well-known/jwks.json").json()["keys"]) == 2)
+    replica.restart()
+    keys(issuer, "switch", "--registry", f"http://{replica.address}").succeeded()
+    assert host.wait_until(lambda: signer(production, front) != before)
+    new_client().login(replica.address, "alice", issuer.passwords["alice"]).succeeded()
+
+
+def test_the_commands_refuse_what_would_hurt_and_show_no_key(
+    production: Production, host: Host, keys: Callable[..., Ran]
+) -> None:
+    """One line each, and the files stay as they were; a key is never printed, and only its owner may read it."""
+    issuer = production.issuer("set-up")
+    bundle = issuer.folder / "auth.crt"
+    key = (issuer.folder / "auth.key").read_bytes()
+    assert "keys add" in keys(issuer, "switch", "--unproven").failed()
+    assert "nothing to retire" in keys(issuer, "retire").failed()
+    bundle.write_text(f"# a note of ours\n{bundle.read_text()}")
+    output = keys(issuer, "add").succeeded()
+    assert bundle.read_text().startswith("# a note of ours\n")
+    assert "there already" in keys(issuer, "add").failed()
+    assert "--registry" in keys(issuer, "switch").failed()
+    nobody = f"http://127.0.0.1:{host.free_port()}"
+    assert "cannot be asked" in keys(issuer, "switch", "--registry", nobody).failed()
+    production.serve(issuer)
+    assert "no registry" in keys(issuer, "switch", "--registry", f"http://127.0.0.1:{issuer.port}").failed()
+    assert (issuer.folder / "auth.key").read_bytes() == key
+    for path in issuer.folder.glob("auth.key*"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o400
+        body = "".join(path.read_text().splitlines()[1:-1])
+        assert body not in output.replace("\n", "")
+    # A next key that is not wanted after all.
+    keys(issuer, "retire").succeeded()
+    assert bundle.read_text().count("BEGIN CERTIFICATE") == 1
+    assert bundle.read_text().startswith("# a note of ours\n")
+    assert keys(issuer, "add").code == 0
+    keys(issuer, "switch", "--unproven").succeeded()
+    assert (issuer.folder / "auth.key.previous").read_bytes() == key
+    keys(issuer, "add").succeeded()
+    assert "keys retire" in keys(issuer, "switch", "--unproven").failed()
+    assert not re.search(r"PRIVATE|Traceback", keys(issuer, "list").succeeded())
+
+
+def test_a_copy_made_by_systemd_is_never_changed(production: Production, keys: Callable[..., Ran]) -> None:
+    """The file that the copy is made of is named instead."""
+    issuer = production.issuer("set-up")
+    copy = "/run/credentials/tokenissuer.service/auth.key"
+    issuer.config.write_text(issuer.config.read_text().replace('key = "auth.key"', f'key = "{copy}"'))
+    assert "--key" in keys(issuer, "add").failed()
+    source = str(issuer.folder / "auth.key")
+    keys(issuer, "add", "--key", source).succeeded()
+    output = keys(issuer, "switch", "--unproven", "--key", source).succeeded()
+    assert "systemctl restart tokenissuer" in output
