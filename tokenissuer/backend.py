@@ -43,8 +43,9 @@ __all__ = [
 
 ENTRY_POINT_GROUP: Final = "tokenissuer.backends"
 
-#: Characters in a user name or password; longer ones are refused before any backend sees them.
-MAX_CREDENTIAL_LENGTH: Final = 1024
+#: Characters in a user name or password; longer ones are refused before any backend sees them. A CI job token may be a
+#: JWT of more than a thousand.
+MAX_CREDENTIAL_LENGTH: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)

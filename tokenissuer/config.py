@@ -371,7 +371,8 @@ class Config:
             )
 
     def _rule_findings(self) -> Iterator[Finding]:
-        if not any(not rule.deny for rule in self.rules):
+        grants = any(options.cls.grants is not Backend.grants for options in self.backends)
+        if not grants and not any(not rule.deny for rule in self.rules):
             yield Finding(
                 Severity.WARNING,
                 "[[access]]",

@@ -86,7 +86,7 @@ UNUSABLE = {
     "delete": "\x7f",
     "c1": "x\x85",
     "surrogate": "\ud800",
-    "too-long": "x" * 1025,
+    "too-long": "x" * 4097,
 }
 
 
@@ -102,7 +102,7 @@ def test_no_backend_is_asked_what_could_never_be_right(value: str) -> None:
     assert backend.asked == []
 
 
-@pytest.mark.parametrize("value", ["x", " ", "x" * 1024, "\N{SNOWMAN}", "\N{NO-BREAK SPACE}", ":", "*", "a b", "'\"\\"])
+@pytest.mark.parametrize("value", ["x", " ", "x" * 4096, "\N{SNOWMAN}", "\N{NO-BREAK SPACE}", ":", "*", "a b", "'\"\\"])
 def test_everything_else_is_the_backends_to_judge(value: str) -> None:
     """A password may be anything that can be typed."""
     refuse_unusable(value, value)

@@ -70,8 +70,9 @@ def test_the_configuration_example_loads(tmp_path: Path) -> None:
         ("### `[throttle]`", ThrottleOptions),
         ("### `[[access]]`", AccessOptions),
         ('**`type = "htpasswd"`**', load_backend("htpasswd").Options),
+        ('**`type = "gitlab"`**', load_backend("gitlab").Options),
     ],
-    ids=["issuer", "signing", "server", "refresh", "throttle", "access", "htpasswd"],
+    ids=["issuer", "signing", "server", "refresh", "throttle", "access", "htpasswd", "gitlab"],
 )
 def test_every_key_is_in_the_reference(heading: str, options: Any) -> None:
     """A key that is not in the manual does not exist for its readers, and the other way round."""

@@ -161,3 +161,21 @@ def test_a_token_holds_what_is_asked_and_allowed(
             expected[name] = got
     assert {access.name: set(access.actions) for access in granted} == expected
     assert all(access.type == "repository" for access in granted)
+
+
+class Open(Memory):
+    """Knows nobody, and lets everyone pull."""
+
+    def authenticate(self, username: str, password: str) -> Account:
+        raise UnknownAccount
+
+    def public_grants(self, access: Access) -> frozenset[str]:
+        return frozenset({"pull"})
+
+
+@pytest.mark.parametrize("login", [None, ALICE], ids=["not logged in", "logged in with another source"])
+def test_what_a_source_opens_to_everyone_is_open_to_all(key: SigningKey, login: Password | None) -> None:
+    """Logging in never takes a right away."""
+    chain = Chain([Source("memory", Memory()), Source("open", Open())])
+    one = TokenService(Issuer("x", key, 900, {}), chain, Policy([]), ["one"])
+    assert one.respond(asked(repository("a/b", "pull", "push"), login=login)).granted == (repository("a/b", "pull"),)
