@@ -38,6 +38,7 @@ _BCRYPT_BYTES: Final = 72
 _BCRYPT_COST: Final = 12
 _WEAK_BCRYPT_COST: Final = 10
 _SLOW_BCRYPT_COST: Final = 15
+_SLOW_ROUNDS: Final = 2_000_000
 #: Weak hashes that `check` names one by one.
 _NAMED_FINDINGS: Final = 20
 
@@ -47,14 +48,16 @@ _STAND_IN: Final = "$2b$12$iSTUIc3k6/qyhrU0F9fU7u9xUO6JRPicAgQy.SR8pI5iLbKFjrFFy
 _LINE: Final = re.compile(
     r"(?P<name>[^:\x00-\x1f\x7f]+):"
     r"(?P<hash>"
-    # The salt's last letter holds two bits, and the library refuses any other than these four.
-    r"\$2[aby]\$(?:0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}"
-    r"|\$5\$(?:rounds=[1-9][0-9]{3,8}\$)?[./A-Za-z0-9]{0,16}\$[./A-Za-z0-9]{43}"
-    r"|\$6\$(?:rounds=[1-9][0-9]{3,8}\$)?[./A-Za-z0-9]{0,16}\$[./A-Za-z0-9]{86}"
+    # Cost and rounds only as far as a login can wait for. The salt's last letter holds two bits, and the library
+    # refuses any other than these four.
+    r"\$2[aby]\$(?:0[4-9]|1[0-7])\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}"
+    r"|\$5\$(?:rounds=[1-9][0-9]{3,6}\$)?[./A-Za-z0-9]{0,16}\$[./A-Za-z0-9]{43}"
+    r"|\$6\$(?:rounds=[1-9][0-9]{3,6}\$)?[./A-Za-z0-9]{0,16}\$[./A-Za-z0-9]{86}"
     r"|\$apr1\$[./A-Za-z0-9]{0,8}\$[./A-Za-z0-9]{22}"
     r"|\{SHA\}[A-Za-z0-9+/]{27}="
     r")(?::.*)?"
 )
+_ROUNDS: Final = re.compile(r"\$rounds=([0-9]+)\$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +157,14 @@ class HtpasswdBackend(Backend):
                 subject,
                 f"others can read or change the password hashes (mode {mode:04o})",
                 f"run: chmod 0600 {subject}",
+            )
+        groups = self._options.groups
+        if groups is not None and (group_mode := stat.S_IMODE(groups.stat().st_mode)) & (stat.S_IWOTH | stat.S_IWGRP):
+            yield Finding(
+                Severity.ERROR,
+                str(groups),
+                f"others can make themselves members of any group (mode {group_mode:04o})",
+                f"run: chmod 0644 {groups}",
             )
         told = 0
         for name, hash_ in version.hashes.items():
@@ -272,7 +283,10 @@ def _complaint(line: str) -> str:
     if not name or not colon:
         return "this is no line of name:hash; remove it"
     if rest.startswith(("$2", "$5$", "$6$", "$apr1$", "{SHA}")):
-        return "the hash is damaged; remove the line and set the password anew with `tokenissuer passwd`"
+        return (
+            "the hash is damaged, or takes longer than a login can wait; "
+            "remove the line and set the password anew with `tokenissuer passwd`"
+        )
     if rest.startswith("$y$"):
         return "yescrypt hashes are not supported; remove the line and set the password anew with `tokenissuer passwd`"
     return (
@@ -328,6 +342,9 @@ def _weakness(hash_: str) -> str:
             return f"a bcrypt hash of cost {cost}, which is fast to guess"
         if cost >= _SLOW_BCRYPT_COST:
             return f"a bcrypt hash of cost {cost}, for which a login takes seconds"
+    rounds = _ROUNDS.search(hash_)
+    if rounds is not None and int(rounds[1]) >= _SLOW_ROUNDS:
+        return f"a hash of {rounds[1]} rounds, for which a login takes seconds"
     return ""
 
 

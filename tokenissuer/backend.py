@@ -43,9 +43,10 @@ __all__ = [
 
 ENTRY_POINT_GROUP: Final = "tokenissuer.backends"
 
-#: Characters in a user name or password; longer ones are refused before any backend sees them. A CI job token may be a
-#: JWT of more than a thousand.
-MAX_CREDENTIAL_LENGTH: Final = 4096
+#: Characters in a user name, and in a password; longer ones are refused before any backend sees them. A CI job token
+#: may be a JWT of more than a thousand.
+MAX_NAME_LENGTH: Final = 1024
+MAX_PASSWORD_LENGTH: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,11 +309,14 @@ def refuse_unusable(username: str, password: str) -> None:
     Raises:
         InvalidCredentials: for an empty, over-long or control-character user name or password.
     """
-    for kind, text in (("user name", username), ("password", password)):
+    for kind, text, most in (
+        ("user name", username, MAX_NAME_LENGTH),
+        ("password", password, MAX_PASSWORD_LENGTH),
+    ):
         if not text:
             raise InvalidCredentials(reason=f"the {kind} is empty")
-        if len(text) > MAX_CREDENTIAL_LENGTH:
-            raise InvalidCredentials(reason=f"the {kind} has more than {MAX_CREDENTIAL_LENGTH} characters")
+        if len(text) > most:
+            raise InvalidCredentials(reason=f"the {kind} has more than {most} characters")
         if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
             raise InvalidCredentials(reason=f"the {kind} holds a control character")
 

@@ -102,10 +102,17 @@ def test_no_backend_is_asked_what_could_never_be_right(value: str) -> None:
     assert backend.asked == []
 
 
-@pytest.mark.parametrize("value", ["x", " ", "x" * 4096, "\N{SNOWMAN}", "\N{NO-BREAK SPACE}", ":", "*", "a b", "'\"\\"])
+@pytest.mark.parametrize("value", ["x", " ", "x" * 1024, "\N{SNOWMAN}", "\N{NO-BREAK SPACE}", ":", "*", "a b", "'\"\\"])
 def test_everything_else_is_the_backends_to_judge(value: str) -> None:
     """A password may be anything that can be typed."""
     refuse_unusable(value, value)
+
+
+def test_a_password_may_be_longer_than_a_name() -> None:
+    """A CI job's token is a JWT."""
+    refuse_unusable("x" * 1024, "x" * 4096)
+    with pytest.raises(InvalidCredentials):
+        refuse_unusable("x" * 1025, "x")
 
 
 def test_closing_closes_every_backend() -> None:

@@ -590,6 +590,8 @@ def test_writers_at_the_same_time_lose_nothing(file: Path) -> None:
         ("$2b$15$" + "." * 53, "cost 15"),
         ("$2b$12$" + "." * 53, None),
         (SHA512, None),
+        ("$6$rounds=3000000$salt$" + "." * 86, "3000000 rounds"),
+        ("$5$rounds=100000$salt$" + "." * 43, None),
     ],
 )
 def test_check_names_hashes_that_are_weak_or_slow(file: Path, hash_: str, says: str | None) -> None:
@@ -615,3 +617,30 @@ def test_check_names_readers_and_members_who_are_nobody(file: Path) -> None:
     assert any("mode 0644" in text and "chmod 0600" in text for text in texts)
     assert any("'ghost'" in text for text in texts)
     assert len(texts) == 2
+
+
+@pytest.mark.parametrize(
+    "hash_",
+    [
+        "$2b$18$" + "." * 53,
+        "$2y$31$" + "." * 53,
+        "$6$rounds=999999999$s$" + "." * 86,
+        "$5$rounds=10000000$s$" + "." * 43,
+    ],
+)
+def test_a_hash_that_no_login_could_wait_for_is_refused(file: Path, hash_: str) -> None:
+    """It would hold up everybody whose unknown name is held against it, too."""
+    file.write_text(f"alice:{hash_}\n")
+    with pytest.raises(ConfigurationError, match="line 1: the hash is damaged, or takes longer than a login can wait"):
+        opened(file)
+
+
+@pytest.mark.parametrize(("mode", "is_open"), [(0o644, False), (0o664, True), (0o646, True)])
+def test_check_names_a_group_file_that_others_can_write(file: Path, mode: int, is_open: bool) -> None:
+    """Whoever can write it can make themselves a member of anything."""
+    file.write_text("")
+    groups = file.with_name("groups")
+    groups.write_text("")
+    groups.chmod(mode)
+    texts = [str(finding) for finding in opened(file, groups).findings()]
+    assert ["members of any group" in text for text in texts] == [True] * is_open
