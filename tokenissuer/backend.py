@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
 from tokenissuer.errors import (
+    BackendUnavailable,
     ConfigurationError,
     InvalidCredentials,
     RequestError,
@@ -244,10 +245,18 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Authenticated:
-    """An account, and the source that vouches for it."""
+    """An account, and the source that vouches for it.
+
+    Raises:
+        BackendUnavailable: for an account without a name, which a token would show as nobody.
+    """
 
     account: Account
     source: Source
+
+    def __post_init__(self) -> None:
+        if not self.account.name:
+            raise BackendUnavailable(f"the backend '{self.source.name}' returned an account without a name")
 
 
 class Chain:

@@ -162,3 +162,9 @@ def test_an_account_is_equal_by_value_and_cannot_be_changed() -> None:
     assert not account.belongs_to("X")
     with pytest.raises(AttributeError):
         account.name = "b"  # type: ignore[misc]
+
+
+def test_an_account_without_a_name_is_nobody_to_issue_a_token_for() -> None:
+    """It would pass for an anonymous caller who may do what accounts may."""
+    with pytest.raises(BackendUnavailable):
+        chain(Told(Account(""))).authenticate("a", "good")
