@@ -139,6 +139,24 @@ class ContentTooLarge(RequestError):
     sentence = "the request is too large"
 
 
+class RequestTooSlow(RequestError):
+    """The request did not come in time."""
+
+    status = 408
+    error = "invalid_request"
+    code = "UNSUPPORTED"
+    sentence = "the request took too long to come"
+
+
+class HeaderTooLarge(RequestError):
+    """The header is longer than any client needs."""
+
+    status = 431
+    error = "invalid_request"
+    code = "UNSUPPORTED"
+    sentence = "the header of the request is too large"
+
+
 class TooManyAttempts(RequestError):
     """Too many wrong passwords. The answer is the same whether this one is right.
 

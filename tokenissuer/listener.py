@@ -17,6 +17,7 @@ from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer, create_server
 from waitress.task import WSGITask
 
+from tokenissuer.crowd import MOST, Crowd, Refusal
 from tokenissuer.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -119,6 +120,10 @@ class Listener:
             threads=threads,
             ident=None,
             backlog=_BACKLOG,
+            # Room for those who come while others are being sent away.
+            connection_limit=MOST + 200,
+            # Bytes of a body that memory takes before a file does.
+            inbuf_overflow=64 * 1024,
             max_request_header_size=_MAX_HEADER_SIZE,
             max_request_body_size=_MAX_BODY_SIZE,
             # Which of them count, `[server] trusted_proxies` says.
@@ -127,6 +132,7 @@ class Listener:
         self._accepting: Final = [item for item in self._map.values() if isinstance(item, BaseWSGIServer)]
         for server in self._accepting:
             server.channel_class = self._channel_class()
+        self._crowd: Final = Crowd(self._accepting)
 
     def run(self) -> None:
         """Answer until `stop`, and then what has come until then."""
@@ -156,6 +162,7 @@ class Listener:
 
     def _turn(self) -> None:
         wasyncore.loop(timeout=1.0, map=self._map, use_poll=True, count=1)
+        self._crowd.tend()
 
     def _drain(self) -> None:
         for server in self._accepting:
@@ -189,5 +196,6 @@ class Listener:
 
         class Channel(HTTPChannel):  # type: ignore[misc]
             task_class = Task
+            error_task_class = Refusal
 
         return Channel

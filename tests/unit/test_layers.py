@@ -27,6 +27,7 @@ LAYERS = [
     {"service"},
     {"protocol"},
     {"config", "app"},
+    {"crowd"},
     {"live", "listener", "supervisor", "log"},
     {"wsgi"},
     {"cli"},
