@@ -1,0 +1,74 @@
+"""The systemd units and the container files of conf/, as far as they can be checked without systemd and an engine."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.integration.conftest import Host
+    from tests.integration.production.conftest import Production
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def units(production: Production, tmp_path: Path, host: Host) -> Path:
+    """The units, with the command that is installed here."""
+    folder = tmp_path / "units"
+    folder.mkdir()
+    shutil.copy(production.conf / "tokenissuer.socket", folder)
+    text = (production.conf / "tokenissuer.service").read_text()
+    text = production.fill_in(text, {"/opt/tokenissuer/bin/tokenissuer": host.tokenissuer()})
+    (folder / "tokenissuer.service").write_text(text)
+    return folder
+
+
+def test_systemd_finds_nothing_wrong_with_the_units(production: Production, host: Host, units: Path) -> None:
+    """Neither an unknown key nor a missing program."""
+    analyze = production.daemon_program("systemd-analyze", "install systemd")
+    checked = host.run(
+        analyze, "verify", *(str(units / name) for name in ("tokenissuer.service", "tokenissuer.socket"))
+    )
+    assert checked.code == 0, str(checked)
+    complaints = [line for line in checked.stderr.splitlines() if "tokenissuer" in line]
+    assert complaints == []
+
+
+def test_systemd_finds_the_service_well_locked_up(production: Production, host: Host, units: Path) -> None:
+    """Its exposure is 1.5 at most, of 10: what is left are the network and Unix sockets."""
+    analyze = production.daemon_program("systemd-analyze", "install systemd")
+    service = str(units / "tokenissuer.service")
+    checked = host.run(analyze, "security", "--offline=true", "--threshold=15", "--no-pager", service)
+    if "unrecognized option" in checked.stderr:
+        pytest.skip("this systemd-analyze looks at running services only")
+    assert checked.code == 0, str(checked)
+
+
+def test_the_service_is_started_as_the_command_line_has_it(production: Production, host: Host, units: Path) -> None:
+    """Its options are options, and secrets are not among them."""
+    (command,) = re.findall(r"(?m)^ExecStart=(.*)$", (units / "tokenissuer.service").read_text())
+    refused = host.run(*command.replace("/etc/tokenissuer", str(units)).split()).failed()
+    assert "cannot read" in refused
+    assert "tokenissuer.toml" in refused
+
+
+def test_the_container_gets_what_the_package_is_built_of(production: Production) -> None:
+    """Every folder and file that setup.cfg names, and no root."""
+    text = (production.conf / "Containerfile").read_text()
+    copied = {word for line in re.findall(r"(?m)^COPY (?!--)(.*) /source/\S*$", text) for word in line.split()}
+    assert copied == {"setup.cfg", "pyproject.toml", "README.md", "LICENSE", "tokenissuer", "backends"}
+    assert all((ROOT / name).exists() for name in copied)
+    assert re.search(r"(?m)^USER [1-9]\d+:[1-9]\d+$", text)
+    # What it runs, and what compose.yaml gives it, are paths that `init` makes there.
+    assert "/etc/tokenissuer/tokenissuer.toml" in text
+    compose = (production.conf / "compose.yaml").read_text()
+    for name in ("registry.yml", "auth.crt"):
+        assert f"./tokenissuer/{name}:/etc/tokenissuer/{name}:ro" in compose
+    assert set(re.findall(r"trusted_proxies = \[\"(.*)\"\]", compose)) == set(re.findall(r"gateway: (.*)", compose))
