@@ -130,6 +130,26 @@ def test_who_leaves_a_group_loses_its_rights_when_memory_and_token_end(
         time.sleep(0.2)
 
 
+def test_an_identity_token_ends_with_the_password_and_survives_an_outage(
+    ldap_site: Site, directory: Slapd, new_client: Callable[[], Client], new_image: Callable[[], Image]
+) -> None:
+    """Docker keeps a refresh token; the directory is asked about the account each time, without a password."""
+    client, image = new_client(), new_image()
+    client.login(ldap_site.registry, "alice", "pw-alice").succeeded()
+    assert client.stored_logins()[ldap_site.registry]["identitytoken"]
+    client.push(image, ldap_site.reference(ldap_site.repository("team"))).succeeded()
+    with directory.gone():
+        client.push(image, ldap_site.reference(ldap_site.repository("team"))).failed()
+    client.push(image, ldap_site.reference(ldap_site.repository("team"))).succeeded()
+    directory.change(
+        "ldapmodify",
+        "dn: uid=alice,ou=people,dc=example,dc=test\nchangetype: modify\nreplace: userPassword\nuserPassword: new\n",
+    )
+    client.push(image, ldap_site.reference(ldap_site.repository("team"))).failed()
+    client.login(ldap_site.registry, "alice", "new").succeeded()
+    client.push(image, ldap_site.reference(ldap_site.repository("team"))).succeeded()
+
+
 def test_an_outage_is_503_with_retry_after_and_other_accounts_are_served_at_once(
     directory: Slapd, own_sites: Sites
 ) -> None:

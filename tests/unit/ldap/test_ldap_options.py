@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ldap3.operation.search import search_operation
 
 from tokenissuer.backend import Severity, load_backend
 from tokenissuer.errors import ConfigurationError
@@ -232,3 +236,35 @@ def test_no_option_shows_a_secret(tmp_path: Path) -> None:
     assert options.bind_password is not None
     assert options.bind_password.reveal() == "planted-secret"
     assert "planted-secret" not in repr(options)
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+
+
+@given(TEXT)
+def test_whatever_is_typed_is_one_value_for_the_library(text: str) -> None:
+    """What goes to the server is one equality with these bytes, also after the library has read the filter."""
+    filled = FilterTemplate("(uid={user})", ["{user}"], ["{user}"]).fill({"{user}": text})
+    request = search_operation("dc=x", filled, "SUBTREE", "NEVER", ["1.1"], 0, 0, False, False, True)
+    assert bytes(request["filter"]["equalityMatch"]["assertionValue"]) == text.encode()
+
+
+@given(TEXT, TEXT)
+def test_escaped_values_of_names_are_equal_only_if_they_are(one: str, other: str) -> None:
+    """Octet by octet, as no server writes it and any may."""
+
+    def name(value: str) -> DistinguishedName:
+        return DistinguishedName.parse("cn=" + "".join(f"\\{octet:02X}" for octet in value.encode()) + ",dc=x")
+
+    assert name(one).spelling == one
+    assert len(name(one).parts) == 2
+    assert (name(one) == name(other)) is (name(one).parts[0] == name(other).parts[0])
+    if one.isalnum() and other.isalnum() and one.isascii() and other.isascii():
+        assert (name(one) == name(other)) is (one.lower() == other.lower())
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_name_or_refused(text: str) -> None:
+    """No text makes the reader fail in another way, or take long."""
+    with contextlib.suppress(ValueError):
+        DistinguishedName.parse(text)
