@@ -73,6 +73,10 @@ class SqliteStore(Store):
             raise ConfigurationError(f"cannot open {self._path}: {error.strerror}") from None
         except sqlite3.Error as error:
             raise ConfigurationError(f"cannot use {self._path} as the store of refresh tokens: {error}") from None
+        finally:
+            # Each process of the server opens it for itself: a fork takes a connection with it, but not its locks, and
+            # SQLite would not take them again. Whoever else closes the file then throws away what a worker has written.
+            self.close()
 
     def add(self, session: Session) -> None:
         """Keep a new session."""

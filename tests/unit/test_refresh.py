@@ -376,6 +376,44 @@ def test_a_store_works_on_both_sides_of_a_fork(world: World) -> None:
     assert len(list(world.store.sessions())) == 2
 
 
+FORKING = """
+import os, signal, sys
+from pathlib import Path
+from tokenissuer.backend import Account, Authenticated, Source
+from tokenissuer.refresh import Refresh, RefreshTokens
+from tokenissuer.sqlite import SqliteOptions, SqliteStore
+
+tokens = RefreshTokens(SqliteStore(SqliteOptions(Path(sys.argv[1]))), 10**6, 10**6)
+login = Authenticated(Account("alice", stamp="first"), Source("people", None))
+if os.fork():
+    signal.pause()
+for _ in sys.stdin:
+    print(tokens.issue(login, "", Refresh("registry", "docker", "", "")), flush=True)
+"""
+
+
+def test_a_worker_whose_parent_was_killed_loses_nothing(path: Path) -> None:
+    """Whoever else opens and closes the file meanwhile, such as the command that lists, sees that it is in use."""
+    issued = []
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKING, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        for _ in range(3):
+            parent.stdin.write("\n")
+            parent.stdin.flush()
+            issued.append(parent.stdout.readline().strip())
+            parent.kill()
+            store = SqliteStore(SqliteOptions(path))
+            assert len(store.sessions()) == len(issued)
+            store.close()
+    tokens, chain = RefreshTokens(store, 10**6, 10**6), Chain([Source("people", Directory(Person()))])
+    for token in issued:
+        assert tokens.redeem(token, chain, CLIENT).account == ALICE
+    store.close()
+
+
 WRITER = """
 import sys
 from pathlib import Path
