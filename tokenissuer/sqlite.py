@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import sqlite3
 import threading
@@ -137,8 +138,7 @@ class SqliteStore(Store):
     def _open(self) -> sqlite3.Connection:
         """Return this process's connection: one that was opened before a fork must not be used after it."""
         if self._connection is None or self._process != os.getpid():
-            # Made here, so that nobody else can read it for a moment.
-            os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
+            self._make()
             connection = sqlite3.connect(
                 self._path, timeout=_BUSY_PATIENCE, isolation_level=None, check_same_thread=False
             )
@@ -147,6 +147,19 @@ class SqliteStore(Store):
             connection.execute("PRAGMA synchronous = FULL")
             self._connection, self._process = connection, os.getpid()
         return self._connection
+
+    def _make(self) -> None:
+        """Make the file, if it is not there, so that nobody else can read it for a moment.
+
+        One that is there must not be opened here: to close it drops the locks of this process's other connections
+        (https://www.sqlite.org/howtocorrupt.html, 2.2), and there are others while a changed configuration takes the
+        place of the old.
+        """
+        try:
+            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        except FileExistsError:
+            if self._path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self._path) from None
 
 
 def _prepare(connection: sqlite3.Connection) -> None:

@@ -1,0 +1,54 @@
+"""The store of refresh tokens, opened more than once: by several processes, and twice by one that is reloaded."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tokenissuer.refresh import Session
+from tokenissuer.sqlite import SqliteOptions, SqliteStore
+
+OTHER = """
+import sys
+from pathlib import Path
+from tokenissuer.sqlite import SqliteOptions, SqliteStore
+store = SqliteStore(SqliteOptions(Path(sys.argv[1])))
+print(sorted(session.id for session in store.sessions()))
+store.close()
+"""
+
+
+def session(name: str) -> Session:
+    """A session to be told by its name."""
+    return Session(name, name.encode(), "alice", "htpasswd", "service", "", "", 1.0, "", 1.0, "", "", b"")
+
+
+def seen_by_another(path: Path) -> str:
+    """What another process finds, which comes and goes while we have the file open."""
+    ran = subprocess.run([sys.executable, "-c", OTHER, str(path)], capture_output=True, text=True, check=True)
+    return ran.stdout.strip()
+
+
+def test_a_second_store_in_a_process_takes_nothing_from_the_first(tmp_path: Path) -> None:
+    """While a changed configuration takes the place of the old one both are open."""
+    path = tmp_path / "refresh.sqlite3"
+    first = SqliteStore(SqliteOptions(path))
+    first.add(session("one"))
+    second = SqliteStore(SqliteOptions(path))
+    assert seen_by_another(path) == "['one']"
+    first.add(session("two"))
+    assert seen_by_another(path) == "['one', 'two']"
+    second.add(session("three"))
+    first.close()
+    assert seen_by_another(path) == "['one', 'three', 'two']"
+    second.close()
+
+
+def test_nothing_is_open_before_it_is_used(tmp_path: Path) -> None:
+    """A server's processes are forks of one that has made the store: none may inherit a connection."""
+    store = SqliteStore(SqliteOptions(tmp_path / "refresh.sqlite3"))
+    opened = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    assert not any("refresh.sqlite3" in name for name in opened if name)
+    store.close()
