@@ -7,7 +7,7 @@ from typing import Final
 
 CONFIGURATION: Final = Template("""\
 # Configuration of tokenissuer. Relative paths are relative to this file.
-# After a change: `tokenissuer check`, then start `tokenissuer serve` again.
+# After a change: `tokenissuer check`. What serves follows within seconds, or says in its log why it does not.
 
 [issuer]
 # Names that the registry's configuration must repeat letter by letter (registry.yml does):
@@ -22,6 +22,14 @@ key = "auth.key"
 certificate = "auth.crt"              # the registry's auth.token.rootcertbundle
 # A registry 3.x that has `jwks` and no `rootcertbundle` needs the key named in another way:
 #key_forms = { $service_key = "thumbprint" }
+
+# A proxy in front, on this machine: what it says of a client's address counts. Else all its clients would be one.
+[server]
+trusted_proxies = ["127.0.0.1", "::1"]
+
+# With a proxy in front: where it is, so that rules with `networks` and the log see the clients' own addresses.
+#[server]
+#trusted_proxies = ["127.0.0.1"]
 
 # Account sources, asked in this order: the first that knows the name decides.
 [[backends]]

@@ -332,7 +332,11 @@ class Production:
             for path in (issuer.config, issuer.folder / "registry.yml"):
                 path.write_text(path.read_text().replace(issuer.realm, realm))
         issuer.set_access(rules)
-        issuer.config.write_text(f'[server]\ntrusted_proxies = ["{trusted}"]\n\n{issuer.config.read_text()}')
+        text, count = re.subn(
+            r"(?m)^trusted_proxies = .*$", f'trusted_proxies = ["{trusted}"]', issuer.config.read_text()
+        )
+        assert count == 1, text
+        issuer.config.write_text(text)
         self.cheap_passwords(issuer, "alice", "bob")
         return issuer
 
