@@ -143,7 +143,7 @@ class LdapBackend(Backend):
         self._ask(Conversation.reach if self._options.bind_as else self._see_base)
 
     def probe(self) -> Iterator[Step]:
-        """Try every server: connection and TLS, login of the account that searches, search base."""
+        """Try every server: connection and TLS, login of the account that searches, search base, what entries show."""
         for server in self._directory.servers:
             yield from self._probe(server)
 
@@ -161,7 +161,7 @@ class LdapBackend(Backend):
             yield Step(name, "look the account up", watch.lap(), trouble=error.reason)
             return
         yield from steps
-        stamp = account.stamp or "not told by the directory: a changed password is noticed at a login only"
+        stamp = account.stamp or "not told by the directory, so there are no refresh tokens for this account"
         yield Step(name, "last change of the password", watch.lap(), stamp)
 
     def findings(self) -> Iterator[Finding]:
@@ -173,6 +173,13 @@ class LdapBackend(Backend):
                 "'allow_plaintext'",
                 f"every password goes to {', '.join(plain)} in clear text",
                 "use ldaps://, or starttls = true",
+            )
+        if self._options.bind_as:
+            yield Finding(
+                Severity.INFO,
+                "'bind_as'",
+                "nobody can look accounts up without their password, so there are no refresh tokens for them",
+                "use 'bind_dn' if docker shall not keep passwords",
             )
         if self._name.lower() in _OFTEN_WRITABLE:
             yield Finding(
@@ -259,12 +266,23 @@ class LdapBackend(Backend):
                 attempt = f"see the base {self._base}"
                 self._see_base(conversation)
                 yield Step(url, attempt, watch.lap(), "it is there")
+                attempt = "see when a password changed"
+                shown = self._sees_changes(conversation)
+                no_tokens = "no entry shows it, so there are no refresh tokens for these accounts"
+                yield Step(url, attempt, watch.lap(), "entries show it" if shown else no_tokens)
         except DirectoryFailure as error:
             yield Step(url, attempt, watch.lap(), trouble=error.reason)
 
     def _see_base(self, conversation: Conversation) -> None:
         if not conversation.search(self._base, _EVERYTHING, ["1.1"], below=False):
             raise Misconfigured(f"it shows nothing at {self._base}; correct the base, or what 'bind_dn' may read")
+
+    def _sees_changes(self, conversation: Conversation) -> bool:
+        anything = "".join(f"({attribute}=*)" for attribute in standing.PASSWORD_CHANGED)
+        try:
+            return bool(conversation.search(self._base, f"(|{anything})", ["1.1"], limit=1))
+        except Incomplete:
+            return True
 
     def _find(self, conversation: Conversation, filter_: str) -> Entry:
         try:
@@ -298,7 +316,8 @@ class LdapBackend(Backend):
         return LdapAccount(
             name.lower(),
             frozenset(group.name for group in groups if group.name),
-            stamp=standing.password_stamp(entry),
+            # Without somebody who can search, no refresh token could ever be used.
+            stamp="" if self._options.bind_as else standing.password_stamp(entry),
             dn=entry.dn,
             group_dns=frozenset(group.dn for group in groups),
         )

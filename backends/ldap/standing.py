@@ -7,12 +7,14 @@ from typing import Final
 
 from tokenissuer_backends.ldap.wire import Entry
 
-#: Change whenever the password does: OpenLDAP's policy, Active Directory, FreeIPA, Samba, shadow.
-_PASSWORD_CHANGED: Final = ("pwdChangedTime", "pwdLastSet", "krbLastPwdChange", "sambaPwdLastSet", "shadowLastChange")
+# Not shadowLastChange and sambaPwdLastSet: only the programs they are named after change them with the password, and the
+# former counts days.
+#: Servers themselves change these with the password: OpenLDAP's policy, Active Directory, FreeIPA.
+PASSWORD_CHANGED: Final = ("pwdChangedTime", "pwdLastSet", "krbLastPwdChange")
 
 #: Operational attributes come only if they are asked for by name.
 ATTRIBUTES: Final = (
-    *_PASSWORD_CHANGED,
+    *PASSWORD_CHANGED,
     "userAccountControl",
     "accountExpires",
     "nsAccountLock",
@@ -57,7 +59,7 @@ def objection(entry: Entry, now: datetime) -> str:
 
 def password_stamp(entry: Entry) -> str:
     """Return a text that is another one after each change of the password; empty if the directory does not tell."""
-    return " ".join(f"{name}={value}" for name in _PASSWORD_CHANGED if (value := _first(entry, name)))
+    return " ".join(f"{name}={value}" for name in PASSWORD_CHANGED if (value := _first(entry, name)))
 
 
 def _first(entry: Entry, attribute: str) -> str:

@@ -382,8 +382,9 @@ def test_every_step_of_finding_an_account_is_shown(slapd: Slapd, new_backend: Ne
     """`probe` and `trace` need no password of anybody's."""
     backend = new_backend(slapd.tls, f"ldaps://127.0.0.1:{slapd.port}")
     good = [step for step in backend.probe() if not step.trouble]
-    assert [step.subject for step in good] == [slapd.tls] * 3
+    assert [step.subject for step in good] == [slapd.tls] * 4
     assert "TLSv1.3" in good[0].fact
+    assert good[3].fact == "entries show it"
     (bad,) = (step for step in backend.probe() if step.trouble)
     assert bad.subject == f"ldaps://127.0.0.1:{slapd.port}"
     steps = [*backend.trace("ALICE")]

@@ -299,6 +299,49 @@ def test_active_directory_must_show_who_is_disabled_to_a_look_without_password(
     assert backend.lookup("alice", "").stamp == "pwdLastSet=133000000000000000"
 
 
+@pytest.mark.parametrize(
+    "attributes",
+    [{}, {"shadowLastChange": ["19000"]}, {"sambaPwdLastSet": ["1700000000"]}],
+    ids=["nothing", "shadow", "samba"],
+)
+def test_what_need_not_change_with_the_password_is_no_stamp(
+    new_directory: NewDirectory, new_backend: NewBackend, attributes: dict[str, list[str]]
+) -> None:
+    """A refresh token would outlive the password: whoever changes it need not change these."""
+    backend = new_backend(new_directory(entries={ALICE: {"uid": ["alice"], **attributes}}))
+    assert backend.authenticate("alice", "right").stamp == ""
+    *_, last = backend.trace("alice")
+    assert "no refresh tokens" in last.fact
+
+
+@pytest.mark.parametrize(
+    ("shown", "code", "fact"),
+    [(0, 0, "no entry shows it, so there are no refresh tokens"), (1, 0, "entries show it"), (1, 4, "entries show it")],
+    ids=["none", "one", "more than one"],
+)
+def test_a_directory_that_shows_no_change_of_a_password_is_named_by_check(
+    new_directory: NewDirectory, new_backend: NewBackend, shown: int, code: int, fact: str
+) -> None:
+    """One search, whoever has such an entry."""
+
+    def search(message: Message) -> Iterable[bytes]:
+        if b"pwdChangedTime" not in message.filter:
+            return [message.entry("dc=test"), message.result(0)]
+        return [*[message.entry(ALICE)] * shown, message.result(code)]
+
+    *_, last = new_backend(new_directory(special={SEARCH: search})).probe()
+    assert last.attempt == "see when a password changed"
+    assert last.fact.startswith(fact)
+
+
+def test_a_direct_bind_gives_no_stamp(new_directory: NewDirectory, new_backend: NewBackend) -> None:
+    """Nobody could look the account up again: a refresh token would end at its first use."""
+    directory = new_directory(entries={ALICE: {"uid": ["alice"], "pwdChangedTime": ["20240101000000Z"]}})
+    backend = new_backend(directory, bind_as="uid={user},dc=test", bind_dn="", bind_password=None, groups=None)
+    assert backend.authenticate("alice", "right").stamp == ""
+    assert "no refresh tokens" in " ".join(finding.fact for finding in backend.findings())
+
+
 def test_long_lists_of_groups_are_fetched_to_their_end(new_directory: NewDirectory, new_backend: NewBackend) -> None:
     """Active Directory gives out 1500 values at a time."""
     values = [f"cn=group-{number},ou=groups,dc=test" for number in range(10)]
