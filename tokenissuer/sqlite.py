@@ -17,8 +17,8 @@ from tokenissuer.errors import BackendUnavailable, ConfigurationError
 from tokenissuer.options import option
 from tokenissuer.refresh import Session, Store
 
-#: Seconds to wait while another process writes.
-_BUSY_PATIENCE: Final = 5
+#: Seconds to wait while another process writes, and as many for the other threads: docker waits 15 for the whole.
+_BUSY_PATIENCE: Final = 3
 _SCHEMA_VERSION: Final = 1
 
 _COLUMNS: Final = tuple(field.name for field in dataclasses.fields(Session))
@@ -129,11 +129,15 @@ class SqliteStore(Store):
 
     @contextlib.contextmanager
     def _using(self) -> Iterator[sqlite3.Connection]:
+        # Not for ever: each thread would wait until all before it have lost their patience.
+        if not self._lock.acquire(timeout=_BUSY_PATIENCE):
+            raise BackendUnavailable(f"the store of refresh tokens {self._path}: others have waited for it too long")
         try:
-            with self._lock:
-                yield self._open()
+            yield self._open()
         except (OSError, sqlite3.Error) as error:
             raise BackendUnavailable(f"the store of refresh tokens {self._path}: {error}") from None
+        finally:
+            self._lock.release()
 
     def _open(self) -> sqlite3.Connection:
         """Return this process's connection: one that was opened before a fork must not be used after it."""

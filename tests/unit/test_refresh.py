@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import multiprocessing
@@ -475,6 +476,32 @@ def test_a_store_that_is_locked_is_an_outage(world: World, path: Path, monkeypat
     other.execute("ROLLBACK")
     other.close()
     assert world.redeem(token) == ALICE
+
+
+def test_a_locked_store_holds_all_threads_up_together(
+    world: World, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not one after the other, or the last client would have given up long ago."""
+    world.login()
+    world.store.close()
+    monkeypatch.setattr("tokenissuer.sqlite._BUSY_PATIENCE", 0.3)
+    outages = []
+
+    def work() -> None:
+        with pytest.raises(BackendUnavailable) as caught:
+            world.login()
+        outages.append(caught.value)
+
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        threads = [threading.Thread(target=work) for _ in range(10)]
+        started = time.monotonic()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(outages) == 10
+    assert time.monotonic() - started < 1.5
 
 
 @pytest.mark.parametrize(
