@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 from webob import Request, Response
 
-from tokenissuer.errors import InternalError, MethodNotAllowed, NotFound, RequestError
+from tokenissuer.errors import BackendUnavailable, InternalError, MethodNotAllowed, NotFound, RequestError
+from tokenissuer.health import Health
 from tokenissuer.line import logfmt
+from tokenissuer.metrics import metrics
 from tokenissuer.protocol import (
     JWKS_PATH,
     METADATA_PATH,
@@ -27,6 +29,7 @@ from tokenissuer.protocol import (
 from tokenissuer.proxies import NO_PROXIES, TrustedProxies
 from tokenissuer.scope import Access, scope_text
 from tokenissuer.service import Password, TokenService
+from tokenissuer.tally import count_answer, count_outage, count_refusal, count_revocation
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -35,6 +38,16 @@ TOKEN_PATHS: Final = ("/token", "/jwt/auth", "/auth", "/auth/token")
 
 #: What an answer is to those who watch for attacks and outages.
 _SECURITY: Final = {401: "login_refused", 403: "denied", 429: "throttled", 503: "outage"}
+
+#: Outcomes as they are counted.
+_OUTCOMES: Final = {
+    200: "good",
+    401: "refused",
+    403: "denied",
+    429: "throttled",
+    500: "failed",
+    503: "unavailable",
+}
 
 _requests: Final = logging.getLogger("tokenissuer.requests")
 _failures: Final = logging.getLogger("tokenissuer")
@@ -51,6 +64,9 @@ class Application:
     def __init__(self, service: TokenService, proxies: TrustedProxies = NO_PROXIES) -> None:
         self._service: Final = service
         self._proxies: Final = proxies
+        key = service.issuer.key
+        end = key.certificate.not_valid_after_utc.timestamp()
+        metrics().certificate_end.set(end)
         self._routes: Final[dict[str, Callable[[Request, dict[str, object]], Response]]] = {
             **dict.fromkeys(TOKEN_PATHS, self._token),
             REVOCATION_PATH: self._revoke,
@@ -68,6 +84,11 @@ class Application:
         response = self._respond(request, said)
         response.headers["X-Request-Id"] = request_id
         security = said.pop("security", "")
+        endpoint = str(said.pop("endpoint", "none"))
+        seconds = time.monotonic() - started
+        outcome = _OUTCOMES.get(response.status_int, "invalid")
+        metrics().requests.labels(endpoint, outcome).inc()
+        metrics().request_seconds.labels(endpoint).observe(seconds)
         line: dict[str, object] = {
             "request_id": request_id,
             "status": response.status_int,
@@ -76,11 +97,16 @@ class Application:
             "client": self._proxies.client(environ) or "",
             "agent": environ.get("HTTP_USER_AGENT", ""),
             **said,
-            "duration_ms": round((time.monotonic() - started) * 1000),
+            "duration_ms": round(seconds * 1000),
         }
         _requests.info("%s", logfmt(line), extra={"fields": line, "security": security})
         body: Iterable[bytes] = response(environ, start_response)
         return body
+
+    @property
+    def health(self) -> Health:
+        """Whether what it needs can be asked."""
+        return self._service.health
 
     @property
     def key_id(self) -> str:
@@ -93,7 +119,9 @@ class Application:
 
     def _respond(self, request: Request, said: dict[str, object]) -> Response:
         try:
-            return self._route(request)(request, said)
+            handler = self._route(request)
+            said["endpoint"] = handler.__name__.removeprefix("_")
+            return handler(request, said)
         except RequestError as error:
             said["error"] = error.sentence
             said["reason"] = error.reason
@@ -126,7 +154,12 @@ class Application:
         said["service"] = asked.service
         said["client_id"] = asked.client_id
         said["asked"] = scope_text(asked.asked)
-        response = self._service.respond(asked)
+        try:
+            response = self._service.respond(asked)
+        except RequestError as error:
+            count_refusal(asked, error)
+            raise
+        count_answer(asked, response)
         said["account"] = response.subject
         said["backend"] = response.source
         said["granted"] = scope_text(response.granted)
@@ -139,7 +172,13 @@ class Application:
         return token_response(response)
 
     def _revoke(self, request: Request, said: dict[str, object]) -> Response:
-        self._service.revoke(read_revocation(request))
+        token = read_revocation(request)
+        try:
+            self._service.revoke(token)
+        except BackendUnavailable as error:
+            count_outage(error)
+            raise
+        count_revocation()
         said["security"] = "session_revoked"
         return json_response({})
 

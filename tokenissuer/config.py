@@ -164,7 +164,7 @@ class MemoryOptions:
 
     def remember(self, source: Source, places: int) -> Source:
         """Return the source with a memory, and so many places for threads that ask it."""
-        return Source(source.name, Memory(source.backend, self.success, self.failure, places))
+        return Source(source.name, Memory(source.backend, self.success, self.failure, places, source.name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +200,18 @@ class ThrottleOptions:
             return None
         redis = self.redis.reveal() if self.redis is not None else ""
         return Throttle(self.account, self.address, self.window, key.derive("tokenissuer throttle"), redis)
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsOptions:
+    """The `[metrics]` table. Without it nothing is shown."""
+
+    listen: str = option("HOST:PORT for /metrics, and /readyz in detail; only you may reach it")
+
+    def __post_init__(self) -> None:
+        host, _, port = self.listen.rpartition(":")
+        if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+            raise ValueError(f"'listen' is '{self.listen}'; use HOST:PORT such as 127.0.0.1:9001")
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +289,7 @@ class Config:
     server: ServerOptions
     memory: MemoryOptions
     throttle: ThrottleOptions
+    metrics: MetricsOptions | None
 
     def load_key(self) -> SigningKey:
         """Read key and certificate.
@@ -458,7 +471,7 @@ def check_realm(realm: str) -> None:
 
 def _decode_config(path: Path, table: Mapping[str, Any]) -> Config:
     folder = path.absolute().parent
-    known = ("issuer", "signing", "backends", "access", "memory", "refresh", "server", "throttle")
+    known = ("issuer", "signing", "backends", "access", "memory", "metrics", "refresh", "server", "throttle")
     for key in table:
         if key not in known:
             raise ConfigurationError(f"unknown table [{key}]; {near_match(key, known)}")
@@ -477,7 +490,10 @@ def _decode_config(path: Path, table: Mapping[str, Any]) -> Config:
     server = decode(ServerOptions, _table(table, "server") if "server" in table else {}, "[server]", folder)
     memory = decode(MemoryOptions, _table(table, "memory") if "memory" in table else {}, "[memory]", folder)
     throttle = decode(ThrottleOptions, _table(table, "throttle") if "throttle" in table else {}, "[throttle]", folder)
-    return Config(path, issuer, signing, tuple(_named(backends)), tuple(rules), refresh, server, memory, throttle)
+    shown = decode(MetricsOptions, _table(table, "metrics"), "[metrics]", folder) if "metrics" in table else None
+    return Config(
+        path, issuer, signing, tuple(_named(backends)), tuple(rules), refresh, server, memory, throttle, shown
+    )
 
 
 def _decode_refresh(table: Mapping[str, Any], services: Sequence[str], folder: Path) -> RefreshConfig:

@@ -29,6 +29,7 @@ from tokenissuer.errors import (
     RequestTooSlow,
 )
 from tokenissuer.line import logfmt
+from tokenissuer.metrics import metrics
 from tokenissuer.protocol import error_response
 
 #: Connections at a time.
@@ -121,7 +122,7 @@ class Crowd:
         idle = time.time() - channel.last_activity
         if channel.total_outbufs_len:
             if idle > SLOW:
-                self._send_away(channel, "takes no answer")
+                self._send_away(channel, "takes_no_answer")
         elif (request := channel.request) is not None:
             if now - self._begun.setdefault(request, now) > SLOW:
                 self._refuse(channel)
@@ -137,7 +138,7 @@ class Crowd:
             request.completed = True
             channel.request = None
             channel.requests.append(request)
-        self._gone["sends too slowly"] += 1
+        self._note("slow")
         channel.server.add_task(channel)
 
     def _make_room(self, channels: Iterable[HTTPChannel], count: int) -> None:
@@ -148,17 +149,21 @@ class Crowd:
         old = [channel for channel in channels if channel.creation_time < before]
         old.sort(key=lambda channel: (-have[_address(channel)], channel.last_activity))
         for channel in old[: count - int(MOST * (1 - _ROOM))]:
-            self._send_away(channel, "was one too many")
+            self._send_away(channel, "crowded")
 
-    def _send_away(self, channel: HTTPChannel, why: str) -> None:
-        self._gone[why] += 1
+    def _send_away(self, channel: HTTPChannel, reason: str) -> None:
+        self._note(reason)
         channel.handle_close()
+
+    def _note(self, reason: str) -> None:
+        self._gone[reason] += 1
+        metrics().closed.labels(reason).inc()
 
     def _report(self, now: float) -> None:
         if self._gone and now >= self._next_report:
             self._next_report = now + _REPORT_INTERVAL
-            said = ", ".join(f"{count} that {why}" for why, count in sorted(self._gone.items()))
-            _log.warning("connections closed to make room: %s", said, extra={"security": "shed"})
+            said = ", ".join(f"{count} {reason}" for reason, count in sorted(self._gone.items()))
+            _log.warning("connections closed: %s", said, extra={"security": "shed"})
             self._gone.clear()
 
 

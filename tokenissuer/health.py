@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from tokenissuer.errors import BackendUnavailable
+from tokenissuer.metrics import metrics
 
 #: Seconds after which a part is looked at again.
 FRESH: Final = 10.0
@@ -78,10 +79,11 @@ class _Part:
             is_first = self._looked == float("-inf")
             self._looked, self._began = time.monotonic(), None
             self._found.set()
+        metrics().up.labels(self._name).set(0 if trouble else 1)
         if trouble and (is_first or not before):
-            _log.error("%s is down: %s", self._name, trouble, extra={"security": "outage"})
+            _log.error("'%s' is down: %s", self._name, trouble, extra={"security": "outage"})
         elif before and not trouble and not is_first:
-            _log.warning("%s is up again", self._name, extra={"security": "outage_over"})
+            _log.warning("'%s' is up again", self._name, extra={"security": "outage_over"})
 
 
 class Health:

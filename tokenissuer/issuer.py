@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from tokenissuer.errors import ConfigurationError, InvalidCredentials
 from tokenissuer.keys import KeyForm, SigningKey
+from tokenissuer.metrics import metrics, timed
 from tokenissuer.scope import Access
 
 #: Seconds: clients take a shorter or absent lifetime for this one.
@@ -101,4 +102,6 @@ class Issuer:
             "access": [access.claim() for access in granted],
         }
         header = {"typ": "JWT", **self.key.header(self._key_forms.get(service, KeyForm.X5C))}
-        return AccessToken(self.key.sign(claims, header), jti, moment, lifetime)
+        with timed(metrics().signing_seconds, self.key.algorithm):
+            text = self.key.sign(claims, header)
+        return AccessToken(text, jti, moment, lifetime)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 import traceback
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from tokenissuer.app import Application
 from tokenissuer.config import Config, load_config
 from tokenissuer.errors import ConfigurationError
+from tokenissuer.metrics import metrics
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -57,6 +59,8 @@ class LiveApplication:
     def __init__(self, path: Path, threads: int = 8) -> None:
         self._path: Final = path
         self._threads: Final = threads
+        # A fork of this process does what its parent did before: that is no further reload.
+        self._process: Final = os.getpid()
         self._counting: Final = threading.Lock()
         self._building: Final = threading.Lock()
         self._next_look = 0.0
@@ -106,6 +110,10 @@ class LiveApplication:
             self._trouble = ""
             return self._try(time.monotonic())
 
+    def troubles(self) -> dict[str, str]:
+        """Return for each account source and store why it is down; empty if it is up."""
+        return self._version.application.health.troubles()
+
     def close(self) -> None:
         """Let go of what the application holds; no request is answered afterwards."""
         self._version.application.close()
@@ -131,12 +139,18 @@ class LiveApplication:
         else:
             self._trouble = ""
             self._replace(application)
+            self._count("good")
             return True
         self._retry_at = now + _RETRY_INTERVAL
         return False
 
+    def _count(self, outcome: str) -> None:
+        if os.getpid() == self._process:
+            metrics().reloads.labels(outcome).inc()
+
     def _report(self, trouble: str) -> None:
         if trouble != self._trouble:
+            self._count("failed")
             _log.error("%s; what was in force before stays in force", trouble, extra={"security": "reload_failed"})
         self._trouble = trouble
 

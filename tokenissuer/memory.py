@@ -13,11 +13,13 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import ClassVar, Final
 
 from tokenissuer.backend import Account, Backend, Finding, Step
 from tokenissuer.errors import BackendUnavailable, InternalError, InvalidCredentials, UnknownAccount
+from tokenissuer.metrics import metrics, timed
 from tokenissuer.scope import Access
 from tokenissuer.turnstile import Turnstile
 
@@ -33,6 +35,7 @@ _FOLLOW: Final = 12.0
 class _Acceptance:
     """The source said yes."""
 
+    kind: ClassVar[str] = "accepted"
     account: Account
 
     def repeat(self) -> Account:
@@ -44,6 +47,7 @@ class _Acceptance:
 class _Refusal:
     """The source said no, or that it does not know the name."""
 
+    kind: ClassVar[str] = "refused"
     error: type[InvalidCredentials]
     sentence: str
     reason: str
@@ -63,6 +67,7 @@ class _Refusal:
 class _Failure:
     """The source could not say. It is passed on to who asks at the same time, and never remembered."""
 
+    kind: ClassVar[str] = "unavailable"
     error: BackendUnavailable | None
 
     def repeat(self) -> Account:
@@ -149,9 +154,11 @@ class Memory(Backend):
         success: seconds for which a right password is remembered, at most 60; 0 for not at all.
         failure: seconds for which a refusal is remembered, at most 60; 0 for not at all.
         places: threads that may be asking it at once.
+        name: what it is called where its answers are counted.
     """
 
-    def __init__(self, backend: Backend, success: int, failure: int, places: int) -> None:
+    def __init__(self, backend: Backend, success: int, failure: int, places: int, name: str = "") -> None:
+        self._name: Final = name
         self._backend: Final = backend
         self._turnstile: Final = Turnstile(places)
         self._key: Final = secrets.token_bytes(32)
@@ -171,23 +178,23 @@ class Memory(Backend):
         """
         question = _Question(self._digest(username, password), self._backend.version())
         for answer in self._recall(question):
-            return answer.repeat()
+            return self._repeat(answer)
         with self._turnstile.passage():
             return self._ask(question, username, password)
 
     def lookup(self, name: str, keepsake: str) -> Account:
         """Ask the source; never answered from memory."""
-        with self._turnstile.passage():
+        with self._turnstile.passage(), self._timed("lookup"):
             return self._backend.lookup(name, keepsake)
 
     def grants(self, account: Account, access: Access) -> frozenset[str]:
         """Ask the source."""
-        with self._turnstile.passage():
+        with self._turnstile.passage(), self._timed("grants"):
             return self._backend.grants(account, access)
 
     def public_grants(self, access: Access) -> frozenset[str]:
         """Ask the source."""
-        with self._turnstile.passage():
+        with self._turnstile.passage(), self._timed("public_grants"):
             return self._backend.public_grants(access)
 
     def keepsake(self, account: Account, password: str) -> str:
@@ -232,6 +239,13 @@ class Memory(Backend):
         message = len(name).to_bytes(8, "big") + name + password.encode("utf-8", "surrogatepass")
         return hmac.new(self._key, message, hashlib.sha256).digest()
 
+    def _timed(self, question: str) -> AbstractContextManager[None]:
+        return timed(metrics().backend_seconds, self._name, question)
+
+    def _repeat(self, answer: _Answer) -> Account:
+        metrics().remembered.labels(self._name, answer.kind).inc()
+        return answer.repeat()
+
     def _recall(self, question: _Question) -> list[_Acceptance | _Refusal]:
         with self._lock:
             return self._accepted.find(question) or self._refused.find(question)
@@ -243,18 +257,19 @@ class Memory(Backend):
             remembered = self._accepted.find(question) or self._refused.find(question)
             flight = mine if remembered else self._flights.setdefault(question, mine)
         for answer in remembered:
-            return answer.repeat()
+            return self._repeat(answer)
         if flight is mine:
             return self._fly(mine, question, username, password)
         if not flight.is_over.wait(_FOLLOW):
             raise BackendUnavailable("another request with the same credentials has waited for it too long")
-        return flight.answer.repeat()
+        return self._repeat(flight.answer)
 
     def _fly(self, flight: _Flight, question: _Question, username: str, password: str) -> Account:
         """Ask the source, and tell everybody who asks the same meanwhile."""
         asked = time.monotonic()
         try:
-            account = self._backend.authenticate(username, password)
+            with self._timed("authenticate"):
+                account = self._backend.authenticate(username, password)
             flight.answer = _Acceptance(account)
             return account
         except InvalidCredentials as error:

@@ -174,8 +174,8 @@ class TokenService:
             self.refresh.store.close()
 
     def _checks(self) -> dict[str, Callable[[], None]]:
-        checks = {f"backend '{source.name}'": source.backend.check for source in self.chain.sources}
-        return checks if self.refresh is None else checks | {"the store of refresh tokens": self.refresh.store.check}
+        checks = {source.name: source.backend.check for source in self.chain.sources}
+        return checks if self.refresh is None else checks | {"refresh.store": self.refresh.store.check}
 
     def _service(self, asked: str) -> str:
         if asked in self.services:

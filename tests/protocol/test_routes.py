@@ -136,7 +136,7 @@ def test_readyz_tells_strangers_only_whether_it_is_ready(
     assert b"ldap" not in answer.body
     assert b"backend-" not in answer.body
     plain(answer)
-    assert "backend 'backend-1': ldap is down" in caplog.text
+    assert "backend-1: ldap is down" in caplog.text
     assert "backend-0" not in caplog.text
 
 

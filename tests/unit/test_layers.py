@@ -18,16 +18,17 @@ BACKENDS = Path(tokenissuer_backends.__path__[0])
 
 #: A module imports only from layers before its own.
 LAYERS = [
-    {"errors", "finding", "line", "step"},
+    {"errors", "finding", "line", "metrics", "step"},
     {"health", "options", "scope", "keys", "turnstile"},
     {"plugin"},
     {"backend", "issuer", "keyring"},
     {"policy", "testing", "trial", "refresh", "memory"},
     {"sqlite", "proxies", "throttle"},
     {"service"},
+    {"tally"},
     {"protocol"},
     {"config", "app"},
-    {"crowd"},
+    {"crowd", "observatory"},
     {"live", "listener", "supervisor", "log"},
     {"wsgi"},
     {"cli"},

@@ -15,6 +15,7 @@ from tokenissuer.cli import _parser
 from tokenissuer.config import (
     AccessOptions,
     IssuerOptions,
+    MetricsOptions,
     RefreshOptions,
     ServerOptions,
     SigningOptions,
@@ -68,11 +69,12 @@ def test_the_configuration_example_loads(tmp_path: Path) -> None:
         ("### `[server]`", ServerOptions),
         ("### `[refresh]`", RefreshOptions),
         ("### `[throttle]`", ThrottleOptions),
+        ("### `[metrics]`", MetricsOptions),
         ("### `[[access]]`", AccessOptions),
         ('**`type = "htpasswd"`**', load_backend("htpasswd").Options),
         ('**`type = "gitlab"`**', load_backend("gitlab").Options),
     ],
-    ids=["issuer", "signing", "server", "refresh", "throttle", "access", "htpasswd", "gitlab"],
+    ids=["issuer", "signing", "server", "refresh", "throttle", "metrics", "access", "htpasswd", "gitlab"],
 )
 def test_every_key_is_in_the_reference(heading: str, options: Any) -> None:
     """A key that is not in the manual does not exist for its readers, and the other way round."""

@@ -14,10 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NoReturn
 
-from tokenissuer.config import find_config
+from tokenissuer.config import find_config, load_config
+from tokenissuer.errors import ConfigurationError
 from tokenissuer.listener import STOP_PATIENCE, Listen, Listener, inherited_sockets, open_sockets
 from tokenissuer.live import LOOK_INTERVAL, LiveApplication
 from tokenissuer.log import LogFormat, log_to_stderr
+from tokenissuer.metrics import counting_together
+from tokenissuer.observatory import Observatory
 from tokenissuer.supervisor import Supervisor
 
 DEFAULT_LISTEN: Final = Listen("127.0.0.1", 5001)
@@ -49,8 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """answer token requests"""
     log_to_stderr(arguments.log_level, LogFormat(arguments.log_format))
-    with stopped_by_signal():
-        server = open_server(find_config(arguments.config), arguments.listen, arguments.threads, arguments.workers)
+    path = find_config(arguments.config)
+    with stopped_by_signal(), counting_together() if arguments.workers > 1 else contextlib.nullcontext():
+        server = open_server(path, arguments.listen, arguments.threads, arguments.workers)
         server.run()
     _log.info("stopped")
     return 0
@@ -67,6 +71,7 @@ class Server:
         threads: requests answered at once by each process.
         workers: how many processes.
         stopped_by: what ends it.
+        watched: where metrics and health in detail are shown; empty for nowhere.
     """
 
     path: Path
@@ -75,6 +80,7 @@ class Server:
     threads: int
     workers: int = 1
     stopped_by: Sequence[signal.Signals] = STOPPING
+    watched: Sequence[socket.socket] = field(default=(), repr=False)
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; answer what has come until then, and let go of everything.
@@ -130,20 +136,25 @@ class Server:
         # Beside the loop that moves bytes, which nothing may hold up.
         housekeeper = threading.Thread(target=keep_house, name="housekeeper", daemon=True)
         before = signal.signal(signal.SIGHUP, lambda *_: heard.set())
+        observatories = [Observatory(sock, self.application.troubles) for sock in self.watched]
         try:
             with listener.stopped_by(*self.stopped_by):
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {*STOPPING, signal.SIGHUP, signal.SIGCHLD})
                 housekeeper.start()
+                for observatory in observatories:
+                    observatory.start()
                 listener.run()
         finally:
             ended.set()
             heard.set()
+            for observatory in observatories:
+                observatory.stop()
             housekeeper.join(STOP_PATIENCE)
             if signal.SIGHUP not in self.stopped_by:
                 signal.signal(signal.SIGHUP, before)
 
     def _close_sockets(self) -> None:
-        for sock in self.sockets:
+        for sock in (*self.sockets, *self.watched):
             sock.close()
 
 
@@ -162,13 +173,15 @@ def open_server(
     Raises:
         ConfigurationError: if the application cannot be built, or nothing can listen there.
     """
-    application = LiveApplication(path, threads)
-    try:
+    with contextlib.ExitStack() as opened:
+        application = LiveApplication(path, threads)
+        opened.callback(application.close)
         sockets = inherited_sockets() or open_sockets(listen)
-    except BaseException:
-        application.close()
-        raise
-    return Server(path, application, sockets, threads, workers, stopped_by)
+        for sock in sockets:
+            opened.enter_context(sock)
+        watched = _open_watched(path)
+        opened.pop_all()
+    return Server(path, application, sockets, threads, workers, stopped_by, watched)
 
 
 @contextlib.contextmanager
@@ -203,6 +216,16 @@ def listen_argument(text: str) -> Listen:
         return Listen.parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _open_watched(path: Path) -> Sequence[socket.socket]:
+    options = load_config(path).metrics
+    if options is None:
+        return ()
+    try:
+        return open_sockets(Listen.parse(options.listen))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"[metrics] {error}") from None
 
 
 def _url(sock: socket.socket) -> str:
