@@ -212,7 +212,7 @@ def test_connections_without_an_address_are_one_source(world: World) -> None:
     assert world.guess("alice", 4, None) == [401, 401, 401, 429]
 
 
-@pytest.mark.parametrize("password", ["", "x" * 2000, "a\0b"])
+@pytest.mark.parametrize("password", ["", "x" * 5000, "a\0b"])
 def test_what_is_no_guess_does_not_count(world: World, password: str) -> None:
     """No source is ever asked such a thing; clients with an identity token send an empty one."""
     assert [world.login("alice", password) for _ in range(20)] == [401] * 20
