@@ -27,10 +27,6 @@ certificate = "auth.crt"              # the registry's auth.token.rootcertbundle
 [server]
 trusted_proxies = ["127.0.0.1", "::1"]
 
-# With a proxy in front: where it is, so that rules with `networks` and the log see the clients' own addresses.
-#[server]
-#trusted_proxies = ["127.0.0.1"]
-
 # Account sources, asked in this order: the first that knows the name decides.
 [[backends]]
 type = "htpasswd"
