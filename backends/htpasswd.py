@@ -25,6 +25,7 @@ from tokenissuer.backend import (
     Backend,
     Finding,
     Severity,
+    file_stamp,
     option,
     refuse_unusable,
 )
@@ -231,15 +232,7 @@ class HtpasswdBackend(Backend):
         return self._version
 
     def _take_stamp(self) -> tuple[object, ...]:
-        return tuple(_stamp(path) for path in (self._options.path, self._options.groups) if path is not None)
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    try:
-        status = path.stat()
-    except OSError:
-        return ()
-    return (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino, status.st_dev)
+        return tuple(file_stamp(path) for path in (self._options.path, self._options.groups) if path is not None)
 
 
 def _read_version(options: HtpasswdOptions) -> _Version:

@@ -25,6 +25,7 @@ from tokenissuer.finding import Finding, Severity
 from tokenissuer.options import Secret, option
 from tokenissuer.plugin import load_plugin
 from tokenissuer.scope import Access
+from tokenissuer.stamp import file_stamp
 from tokenissuer.step import Step
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Severity",
     "Source",
     "Step",
+    "file_stamp",
     "load_backend",
     "option",
     "refuse_unusable",

@@ -15,6 +15,7 @@ from tokenissuer.app import Application
 from tokenissuer.config import Config, load_config
 from tokenissuer.errors import ConfigurationError
 from tokenissuer.metrics import metrics
+from tokenissuer.stamp import file_stamp
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -187,15 +188,7 @@ def _application(config: Config, threads: int) -> Application:
 
 
 def _take_stamp(paths: Iterable[Path]) -> dict[Path, tuple[int, ...]]:
-    return {path: _stamp(path) for path in paths}
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    try:
-        status = path.stat()
-    except OSError:
-        return ()
-    return (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino, status.st_dev)
+    return {path: file_stamp(path) for path in paths}
 
 
 def _age(stamp: _Stamp) -> float:
