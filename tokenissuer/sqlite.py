@@ -8,6 +8,7 @@ import errno
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +147,7 @@ class SqliteStore(Store):
             connection = sqlite3.connect(
                 self._path, timeout=_BUSY_PATIENCE, isolation_level=None, check_same_thread=False
             )
-            connection.execute("PRAGMA journal_mode = WAL")
+            _switch_to_wal(connection)
             # What has been acknowledged outlives a power failure, too.
             connection.execute("PRAGMA synchronous = FULL")
             self._connection, self._process = connection, os.getpid()
@@ -164,6 +165,22 @@ class SqliteStore(Store):
         except FileExistsError:
             if self._path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self._path) from None
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    """Let readers and writers not wait for each other; the file remembers it.
+
+    SQLite does not wait by itself while another process that makes the same file is writing to it.
+    """
+    end = time.monotonic() + _BUSY_PATIENCE
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+        time.sleep(0.02)
 
 
 def _prepare(connection: sqlite3.Connection) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from tokenissuer.refresh import Session
@@ -52,3 +55,14 @@ def test_nothing_is_open_before_it_is_used(tmp_path: Path) -> None:
     opened = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
     assert not any("refresh.sqlite3" in name for name in opened if name)
     store.close()
+
+
+def test_several_processes_may_make_it_together(tmp_path: Path) -> None:
+    """As the workers do of a server that builds the application in each; SQLite itself does not wait here."""
+    path = tmp_path / "refresh.sqlite3"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        done = threading.Timer(0.3, other.execute, ["ROLLBACK"])
+        done.start()
+        SqliteStore(SqliteOptions(path)).close()
+        done.join()
