@@ -267,9 +267,8 @@ class LdapBackend(Backend):
                 self._see_base(conversation)
                 yield Step(url, attempt, watch.lap(), "it is there")
                 attempt = "see when a password changed"
-                shown = self._sees_changes(conversation)
-                no_tokens = "no entry shows it, so there are no refresh tokens for these accounts"
-                yield Step(url, attempt, watch.lap(), "entries show it" if shown else no_tokens)
+                said = self._sees_changes(conversation)
+                yield Step(url, attempt, watch.lap(), said)
         except DirectoryFailure as error:
             yield Step(url, attempt, watch.lap(), trouble=error.reason)
 
@@ -277,12 +276,16 @@ class LdapBackend(Backend):
         if not conversation.search(self._base, _EVERYTHING, ["1.1"], below=False):
             raise Misconfigured(f"it shows nothing at {self._base}; correct the base, or what 'bind_dn' may read")
 
-    def _sees_changes(self, conversation: Conversation) -> bool:
+    def _sees_changes(self, conversation: Conversation) -> str:
         anything = "".join(f"({attribute}=*)" for attribute in standing.PASSWORD_CHANGED)
         try:
-            return bool(conversation.search(self._base, f"(|{anything})", ["1.1"], limit=1))
+            found = conversation.search(self._base, f"(|{anything})", ["1.1"], limit=1)
         except Incomplete:
-            return True
+            return "entries show it"
+        except DirectoryFailure as error:
+            # Large directories refuse to search without an index, or take too long; no login asks this.
+            return f"cannot be told: {error.reason}"
+        return "entries show it" if found else "no entry shows it, so there are no refresh tokens for these accounts"
 
     def _find(self, conversation: Conversation, filter_: str) -> Entry:
         try:

@@ -7,8 +7,8 @@ from typing import Final
 
 from tokenissuer_backends.ldap.wire import Entry
 
-# Not shadowLastChange and sambaPwdLastSet: only the programs they are named after change them with the password, and the
-# former counts days.
+# Not shadowLastChange and sambaPwdLastSet: only the programs they are named after change them with the password, and
+# the former counts days.
 #: Servers themselves change these with the password: OpenLDAP's policy, Active Directory, FreeIPA.
 PASSWORD_CHANGED: Final = ("pwdChangedTime", "pwdLastSet", "krbLastPwdChange")
 

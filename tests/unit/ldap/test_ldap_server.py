@@ -801,3 +801,19 @@ def test_who_has_logged_in_directly_must_be_who_was_found(new_directory: NewDire
                 backend.authenticate("alice", "right")
     with pytest.raises(UnknownAccount):
         new_backend(directory, bind_as="CORP\\{user}", **options).authenticate("OTHER\\alice", "right")
+
+
+@pytest.mark.parametrize("code", [11, 3, 50])
+def test_a_directory_that_refuses_a_wide_search_is_no_finding(
+    new_directory: NewDirectory, new_backend: NewBackend, code: int
+) -> None:
+    """Only `check` asks for any entry at all that shows a change of its password."""
+
+    def say(message: Message) -> Iterable[bytes]:
+        if b"pwdChangedTime" in message.filter:
+            return [message.result(code)]
+        return [message.entry("dc=test"), message.result(0)]
+
+    steps = [*new_backend(new_directory(special={SEARCH: say})).probe()]
+    assert not [step for step in steps if step.trouble]
+    assert "cannot be told" in steps[-1].fact
