@@ -240,7 +240,8 @@ class RefreshTokens:
         Raises:
             LoginEnded: if the token is unknown, has ended, is for another registry, or its account is no longer
                 vouched for; the last ends it.
-            BackendUnavailable: if the store or the account source cannot tell; that ends nothing.
+            BackendUnavailable: if the store or the account source cannot tell, or an end cannot be kept; that ends
+                nothing.
         """
         session = self._find(token)
         if session.service != client.service:
@@ -257,7 +258,11 @@ class RefreshTokens:
                     extra={"security": "session_ended"},
                 )
             raise
-        self.store.touch(session.digest, now, client.address)
+        try:
+            self.store.touch(session.digest, now, client.address)
+        except BackendUnavailable as error:
+            # A full disk shall not stop every pull. A use that is not noted can only let the login end earlier.
+            _log.warning("a use of session %s is not noted: %s", session.id, error.reason)
         return login
 
     def state(self, session: Session, chain: Chain) -> str:

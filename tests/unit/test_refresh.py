@@ -471,11 +471,31 @@ def test_a_store_that_is_locked_is_an_outage(world: World, path: Path, monkeypat
     monkeypatch.setattr("tokenissuer.sqlite._BUSY_PATIENCE", 0.05)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(BackendUnavailable, match="locked"):
-        world.redeem(token)
+    for act in (world.login, lambda: world.tokens.revoke(token)):
+        with pytest.raises(BackendUnavailable, match="locked"):
+            act()
     other.execute("ROLLBACK")
     other.close()
     assert world.redeem(token) == ALICE
+
+
+def test_a_store_that_can_only_be_read_stops_nobody_who_is_logged_in(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A full disk is no reason to refuse pulls; but what should end is neither let in nor told that it has ended."""
+    token = world.login()
+    world.store._open().execute("PRAGMA query_only = 1")
+    assert world.redeem(token) == ALICE
+    assert f"session {world.session.id} is not noted" in caplog.text
+    with pytest.raises(BackendUnavailable, match="readonly"):
+        world.login()
+    world.person.account = None
+    with pytest.raises(BackendUnavailable, match="readonly"):
+        world.redeem(token)
+    world.store._open().execute("PRAGMA query_only = 0")
+    with pytest.raises(LoginEnded):
+        world.redeem(token)
+    assert world.session.ended is not None
 
 
 def test_a_locked_store_holds_all_threads_up_together(
