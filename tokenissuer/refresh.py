@@ -238,14 +238,17 @@ class RefreshTokens:
         """Prove that the token is good and that its account still is what it was.
 
         Raises:
-            LoginEnded: if the token is unknown, has ended, is for another registry, or its account is no longer
-                vouched for; the last ends it.
+            LoginEnded: if the token is unknown, has ended, is for another registry, of a backend that is not
+                configured, or its account is no longer vouched for; only the last ends it.
             BackendUnavailable: if the store or the account source cannot tell, or an end cannot be kept; that ends
                 nothing.
         """
         session = self._find(token)
         if session.service != client.service:
             raise LoginEnded(reason=f"session {session.id} is for the service '{session.service}'")
+        if session.backend not in [source.name for source in chain.sources]:
+            # Nobody has refused it: a configuration that is being edited may bring the backend back.
+            raise LoginEnded(reason=f"session {session.id} is of the backend '{session.backend}', which is not configured")
         now = self._clock()
         try:
             login = self._proved(session, chain, _unseal(token, session), now)

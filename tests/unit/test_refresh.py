@@ -232,10 +232,11 @@ def test_what_is_no_token_of_ours_is_refused(world: World, token: str) -> None:
 
 
 def test_the_backend_is_bound_too(world: World) -> None:
-    """A source of another name, put in place of the first, cannot take its accounts over."""
+    """A source of another name, put in place of the first, cannot take its accounts over; a slip ends no login."""
     token = world.login()
-    with pytest.raises(LoginEnded):
+    with pytest.raises(LoginEnded, match="'people', which is not configured"):
         world.tokens.redeem(token, Chain([Source("others", Directory(Person()))]), CLIENT)
+    assert world.redeem(token) == ALICE
 
 
 def test_the_store_reveals_neither_token_nor_keepsake(world: World, path: Path) -> None:
