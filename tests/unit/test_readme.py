@@ -15,6 +15,7 @@ from tokenissuer.cli import _parser
 from tokenissuer.config import (
     AccessOptions,
     IssuerOptions,
+    MemoryOptions,
     MetricsOptions,
     RefreshOptions,
     ServerOptions,
@@ -35,7 +36,7 @@ def code(language: str) -> list[str]:
 
 def section(heading: str) -> str:
     """A section's text, up to the next heading of the same kind."""
-    found = re.search(rf"^{re.escape(heading)}\n(.*?)(?=^#|^\*\*`type|\Z)", README, re.MULTILINE | re.DOTALL)
+    found = re.search(rf"^{re.escape(heading)}[^\n]*\n(.*?)(?=^#|^\*\*`type|\Z)", README, re.MULTILINE | re.DOTALL)
     assert found, f"README has no {heading}"
     return found[1]
 
@@ -67,19 +68,35 @@ def test_the_configuration_example_loads(tmp_path: Path) -> None:
         ("### `[issuer]`", IssuerOptions),
         ("### `[signing]`", SigningOptions),
         ("### `[server]`", ServerOptions),
+        ("### `[memory]`", MemoryOptions),
         ("### `[refresh]`", RefreshOptions),
         ("### `[throttle]`", ThrottleOptions),
         ("### `[metrics]`", MetricsOptions),
         ("### `[[access]]`", AccessOptions),
         ('**`type = "htpasswd"`**', load_backend("htpasswd").Options),
+        ('**`type = "ldap"`**', load_backend("ldap").Options),
         ('**`type = "gitlab"`**', load_backend("gitlab").Options),
     ],
-    ids=["issuer", "signing", "server", "refresh", "throttle", "metrics", "access", "htpasswd", "gitlab"],
+    ids=[
+        "issuer",
+        "signing",
+        "server",
+        "memory",
+        "refresh",
+        "throttle",
+        "metrics",
+        "access",
+        "htpasswd",
+        "ldap",
+        "gitlab",
+    ],
 )
 def test_every_key_is_in_the_reference(heading: str, options: Any) -> None:
     """A key that is not in the manual does not exist for its readers, and the other way round."""
     cells = re.findall(r"^\| (`.*?) \|", section(heading), re.MULTILINE)
-    documented = [name for cell in cells for name in re.findall(r"`(\w+)`", cell)]
+    # `bind_password_file` is another way to give `bind_password`, and `user.base` is in the table `user`.
+    names = [name.partition(".")[0] for cell in cells for name in re.findall(r"`([\w.]+)`", cell)]
+    documented = {name.removesuffix("_file") if name != "ca_file" else name for name in names}
     assert sorted(documented) == sorted(field.name for field in dataclasses.fields(options))
 
 
