@@ -108,6 +108,7 @@ class HtpasswdBackend(Backend):
 
     Options = HtpasswdOptions
     rereads = frozenset({"path", "groups"})
+    is_even = True
     is_local = True
 
     def __init__(self, options: HtpasswdOptions) -> None:

@@ -23,6 +23,7 @@ from tokenissuer.errors import (
 )
 from tokenissuer.finding import Finding, Severity
 from tokenissuer.options import Secret, option
+from tokenissuer.pace import Pace, Pause
 from tokenissuer.plugin import load_plugin
 from tokenissuer.scope import Access
 from tokenissuer.stamp import file_stamp
@@ -92,6 +93,9 @@ class Backend(ABC):
     Options: ClassVar[type[Any]]
     #: Those options that name files which the backend itself reads again when they change. Others make it anew.
     rereads: ClassVar[frozenset[str]] = frozenset()
+
+    #: Whether finding that a name is unknown takes as long as refusing a password. Else the core waits for the rest.
+    is_even: bool = False
 
     #: Whether the core may remember an account for a moment after a right password. Not if it carries a secret.
     may_be_remembered: ClassVar[bool] = True
@@ -275,6 +279,8 @@ class Chain:
         if not sources:
             raise ConfigurationError("no backend is configured; add a [[backends]] table")
         self.sources: Final = tuple(sources)
+        self._paces: Final = [Pace(source.backend.is_even) for source in self.sources]
+        self._pause: Final = Pause()
 
     def authenticate(self, username: str, password: str) -> Authenticated:
         """Prove that the password is this account's.
@@ -284,12 +290,22 @@ class Chain:
             BackendUnavailable: if a source cannot tell; no later source is asked.
         """
         refuse_unusable(username, password)
-        for source in self.sources:
+        missing = 0.0
+        for number, source in enumerate(self.sources):
+            begun = time.perf_counter()
             try:
                 with source.named():
                     return Authenticated(source.backend.authenticate(username, password), source)
-            except UnknownAccount:
-                continue
+            except UnknownAccount as error:
+                if not error.is_remembered:
+                    missing += self._paces[number].unknown(time.perf_counter() - begun)
+            except InvalidCredentials as error:
+                if not error.is_remembered:
+                    self._paces[number].refused(time.perf_counter() - begun)
+                    missing += sum(pace.draw() for pace in self._paces[number + 1 :])
+                self._pause.wait(missing)
+                raise
+        self._pause.wait(missing)
         raise InvalidCredentials(reason="no backend knows the name")
 
     def lookup(self, source_name: str, name: str, keepsake: str) -> Authenticated:

@@ -34,6 +34,8 @@ class RequestError(TokenIssuerError):
     sentence: str
     #: The backend that raised it; for the log.
     source: str = ""
+    #: Whether that backend was asked before, and not now.
+    is_remembered: bool = False
 
     def __init__(self, sentence: str | None = None, *, reason: str = "") -> None:
         self.sentence = self.sentence if sentence is None else sentence

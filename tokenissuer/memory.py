@@ -60,7 +60,9 @@ class _Refusal:
 
     def repeat(self) -> Account:
         """Say it again."""
-        raise self.error(self.sentence, reason=f"{self.reason} (remembered)")
+        error = self.error(self.sentence, reason=f"{self.reason} (remembered)")
+        error.is_remembered = True
+        raise error
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,7 @@ class Memory(Backend):
 
     def __init__(self, backend: Backend, success: int, failure: int, places: int, name: str = "") -> None:
         self._name: Final = name
+        self.is_even = backend.is_even
         self._backend: Final = backend
         self._turnstile: Final = Turnstile(places)
         self._key: Final = secrets.token_bytes(32)

@@ -18,7 +18,7 @@ BACKENDS = Path(tokenissuer_backends.__path__[0])
 
 #: A module imports only from layers before its own.
 LAYERS = [
-    {"errors", "finding", "line", "metrics", "stamp", "step"},
+    {"errors", "finding", "line", "metrics", "pace", "stamp", "step"},
     {"health", "options", "scope", "keys", "turnstile"},
     {"plugin"},
     {"backend", "issuer", "keyring"},
