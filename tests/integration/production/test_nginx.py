@@ -6,7 +6,6 @@ import posixpath
 import re
 import socket
 import ssl
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -47,8 +46,8 @@ effect = "deny"
 
 def one_host(production: Production, issuer: Issuer, port: int, registry: str, *servers: int) -> str:
     """The site with registry and issuer under one name."""
-    listed = "\n    ".join(f"server 127.0.0.1:{each} fail_timeout=2s;" for each in servers or (issuer.port,))
-    places = {"server 127.0.0.1:5000;": f"server {registry};", "server 127.0.0.1:5001 fail_timeout=2s;": listed}
+    listed = "\n    ".join(f"server 127.0.0.1:{each} max_fails=0;" for each in servers or (issuer.port,))
+    places = {"server 127.0.0.1:5000 ": f"server {registry} ", "server 127.0.0.1:5001 max_fails=0;": listed}
     return production.nginx_site("nginx.conf", port, places)
 
 
@@ -222,8 +221,6 @@ def test_two_instances_with_the_same_files_are_one_issuer(
         servers[0].stop()
         load.wait_for(20)
         servers[0] = production.serve(issuer)
-        # nginx looks for it again only then.
-        time.sleep(2.5)
         servers[1].stop()
         load.wait_for(20)
     assert load.failures == []

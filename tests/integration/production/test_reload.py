@@ -87,8 +87,6 @@ def test_what_cannot_be_used_changes_nothing_and_is_one_line(production: Product
     planted = "planted-and-never-to-be-shown"
     faults = {
         "TOML": f"[issuer\n# {planted}",
-        "unknown table": f"[isuer]\nx = 1\n{text}",
-        "lifetime": text.replace("lifetime = 900", "lifetime = 5"),
         "missing.key": text.replace('key = "auth.key"', 'key = "missing.key"'),
         "users.missing": text.replace("users.htpasswd", "users.missing"),
     }

@@ -59,7 +59,8 @@ def test_workers_share_the_port_and_one_that_dies_is_replaced(production: Produc
             load.wait_for(30)
     # Four ask at once, and two processes were killed.
     assert len(load.failures) <= 8, load.failures
-    assert all("Reset" in failure or "Disconnected" in failure for failure in load.failures), load.failures
+    broken_off = ("ConnectionReset", "RemoteDisconnected", "IncompleteRead")
+    assert all(failure.startswith(broken_off) for failure in load.failures), load.failures
     assert server.output().count("has ended (SIGKILL)") == 2
     after = workers(server)
     server.send(signal.SIGTERM)
@@ -74,7 +75,7 @@ def test_a_worker_that_is_told_to_end_answers_what_it_has_begun(production: Prod
     server = production.serve(issuer, "--workers", "2")
     front = production.direct(issuer)
     with production.under_load([asker(front)] * 4) as load:
-        for _ in range(4):
+        for _ in range(3):
             load.wait_for(10)
             os.kill(workers(server)[0], signal.SIGTERM)
             time.sleep(0.3)
@@ -82,8 +83,7 @@ def test_a_worker_that_is_told_to_end_answers_what_it_has_begun(production: Prod
     assert load.failures == []
 
 
-@pytest.mark.parametrize("group", [False, True], ids=["to-the-parent", "to-all"])
-@pytest.mark.parametrize("count", ["1", "3"])
+@pytest.mark.parametrize(("count", "group"), [("1", False), ("3", True)], ids=["one", "three, all told"])
 def test_what_has_come_is_answered_before_the_end(production: Production, count: str, group: bool) -> None:
     """Requests half sent, and connections not yet accepted, when the signal comes."""
     issuer = production.issuer("set-up")
