@@ -66,6 +66,11 @@ _JOB_PAGE: Final = re.compile(r"/(?P<project>[^?#]+)/-/jobs/[0-9]+")
 _GROUP_PAGE: Final = re.compile(r"/groups/(?P<group>[^?#]+)")
 
 
+def is_username(text: str) -> bool:
+    """Whether a GitLab user can have this name."""
+    return bool(_USERNAME.fullmatch(text))
+
+
 class Api:
     """Asks the REST API, with the caller's own credential.
 
@@ -92,15 +97,21 @@ class Api:
         self._levels: Final[Memory[int]] = Memory(remember)
         self._readable: Final[Memory[frozenset[str]]] = Memory(remember)
 
-    def authenticate(self, username: str, password: str, deadline: Deadline) -> GitLabAccount:
+    def authenticate(self, username: str, password: str, deadline: Deadline, *, anew: bool = False) -> GitLabAccount:
         """Prove that the token is this user's.
+
+        Args:
+            username: what was typed.
+            password: likewise.
+            deadline: for all that is asked.
+            anew: whether GitLab is asked in any case.
 
         Raises:
             UnknownAccount: if no GitLab user can have this name.
             InvalidCredentials: if the token is not good, or not this user's.
             BackendUnavailable: if GitLab cannot tell.
         """
-        if not _USERNAME.fullmatch(username):
+        if not is_username(username):
             raise UnknownAccount(WANTED, reason="no GitLab user can have this name")
         try:
             is_job = username == JOB_USER
@@ -111,14 +122,31 @@ class Api:
                     return without_credential(self._job_account(credential, deadline))
                 return without_credential(self._token_account(username, credential, deadline))
 
-            account = self._accounts.recall((credential.fingerprint, username.lower()), ask, deadline)
-            return with_credential(account, credential)
+            question = (credential.fingerprint, username.lower())
+            if anew:
+                self._accounts.forget(question)
+            return with_credential(self._accounts.recall(question, ask, deadline), credential)
         except InvalidCredentials as error:
             raise InvalidCredentials(
                 NO_LOOKUP if error.sentence == NO_LOOKUP else WANTED, reason=error.reason
             ) from None
         except Refused as answer:
             raise InvalidCredentials(WANTED, reason=str(answer)) from None
+
+    def lookup(self, name: str, token: str, deadline: Deadline) -> GitLabAccount:
+        """Prove again that the token is this user's.
+
+        Raises:
+            InvalidCredentials: if it is not any more.
+            BackendUnavailable: if GitLab cannot tell, or does not tell us.
+        """
+        try:
+            return self.authenticate(name, token, deadline, anew=True)
+        except InvalidCredentials as error:
+            if error.sentence != NO_LOOKUP:
+                raise
+            # The token was good when this GitLab told us more, or our own token was: nobody has refused it.
+            raise BackendUnavailable(error.reason) from None
 
     def grants(self, account: GitLabAccount, access: Access, deadline: Deadline) -> frozenset[str]:
         """Return what GitLab's own registry would allow.

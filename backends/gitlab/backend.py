@@ -17,7 +17,7 @@ from tokenissuer.backend import Account, Backend, Finding, Secret, Severity, opt
 from tokenissuer.errors import BackendUnavailable, ConfigurationError, InvalidCredentials
 from tokenissuer.scope import Access
 from tokenissuer_backends.gitlab.account import GitLabAccount
-from tokenissuer_backends.gitlab.api import TOKEN_ROUTE, Api
+from tokenissuer_backends.gitlab.api import TOKEN_ROUTE, Api, is_username
 from tokenissuer_backends.gitlab.client import Absent, Client, GitLabAnswer, Refused
 from tokenissuer_backends.gitlab.credential import ANONYMOUS, personal_access_token
 from tokenissuer_backends.gitlab.deadline import Deadline
@@ -104,6 +104,21 @@ class GitLabBackend(Backend):
         if self._options.mode == "jwt":
             return self._replay.authenticate(username, password, deadline)
         return self._api.authenticate(username, password, deadline)
+
+    def keepsake(self, account: Account, password: str) -> str:
+        # A job's token ends with the job, and a deploy token's user name cannot be had back from the account's.
+        if account.delegated or not is_username(account.name):
+            return ""
+        return password
+
+    def lookup(self, name: str, keepsake: str) -> Account:
+        if not keepsake:
+            raise InvalidCredentials(reason="GitLab says who somebody is only to who holds a token of theirs")
+        refuse_unusable(name, keepsake)
+        deadline = self._deadline()
+        if self._options.mode == "jwt":
+            return self._replay.authenticate(name, keepsake, deadline, anew=True)
+        return self._api.lookup(name, keepsake, deadline)
 
     def grants(self, account: Account, access: Access) -> frozenset[str]:
         if not self._options.grants or not isinstance(account, GitLabAccount):

@@ -56,6 +56,11 @@ class Memory(Generic[T]):
             return _await(asked, deadline)
         return self._ask(question, ask, mine)
 
+    def forget(self, question: Hashable) -> None:
+        """Let the question be asked anew."""
+        with self._lock:
+            self._answers.pop(question, None)
+
     def _ask(self, question: Hashable, ask: Callable[[], T], mine: Future[T]) -> T:
         try:
             answer = ask()

@@ -78,8 +78,14 @@ class Replay:
         self._accounts: Final[Memory[LoginAccount]] = Memory(min(remember, MAX_LOGIN))
         self._memory: Final[Memory[frozenset[str]]] = Memory(remember)
 
-    def authenticate(self, username: str, password: str, deadline: Deadline) -> LoginAccount:
+    def authenticate(self, username: str, password: str, deadline: Deadline, *, anew: bool = False) -> LoginAccount:
         """Prove whose credential this is, and that this is who was named.
+
+        Args:
+            username: what was typed.
+            password: likewise.
+            deadline: for all that is asked.
+            anew: whether GitLab is asked in any case.
 
         Raises:
             InvalidCredentials: if GitLab refuses, or knows somebody else by this credential.
@@ -90,6 +96,8 @@ class Replay:
         def ask() -> LoginAccount:
             return _account(username, self._issued(credential, (), deadline))
 
+        if anew:
+            self._accounts.forget(credential.fingerprint)
         try:
             # The credential's fingerprint is that of name and password.
             return with_credential(self._accounts.recall(credential.fingerprint, ask, deadline), credential)

@@ -121,6 +121,27 @@ def test_everybody_can_do_what_the_role_in_the_project_allows_and_no_more(
         owner.pull(reference, tmp_path / "still there").succeeded()
 
 
+def test_docker_keeps_no_gitlab_token_and_its_login_ends_with_that(
+    site: Site, gitlab: StubGitLab, new_client: NewClient, new_image: NewImage
+) -> None:
+    """GitLab is asked with the token of the login at each use; while it is down, nobody's login ends."""
+    token = gitlab.token(gitlab.users[-1], "api")
+    client, image, reference = new_client(), new_image(), site.reference("team/private/kept")
+    client.login(site.registry, gitlab.users[-1].username, token).succeeded()
+    assert client.stored_logins()[site.registry]["identitytoken"].startswith("tir_")
+    for folder in (client.home, site.issuer.folder):
+        for path in folder.rglob("*"):
+            assert not path.is_file() or token.encode() not in path.read_bytes(), path
+    client.push(image, reference).succeeded()
+    with gitlab.broken(answers(502, b"<html>")):
+        client.push(image, reference).failed()
+    client.push(image, reference).succeeded()
+    gitlab.tokens[-1].revoked = True
+    assert "this login has ended; log in again" in client.push(image, reference).failed()
+    gitlab.tokens[-1].revoked = False
+    assert "this login has ended; log in again" in client.push(image, reference).failed()
+
+
 def test_a_wrong_token_is_refused_with_what_is_needed(site: Site, new_client: NewClient) -> None:
     """Docker shows the sentence."""
     said = new_client().login(site.registry, "maintainer", "my account password").failed()
