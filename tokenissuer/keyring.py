@@ -81,10 +81,12 @@ class Keyring:
     Args:
         key: the private key that signs.
         certificate: the certificates that registries are given, as one file.
+        used: what the service signs with: the key itself, or a copy of it made when the service started.
     """
 
     key: Path
     certificate: Path
+    used: Path
 
     @property
     def next_key(self) -> Path:
@@ -186,6 +188,7 @@ class Keyring:
         """
         if self.previous_key.exists():
             gone = self.previous_key
+            self._refuse_used(gone)
             end = self.last_token_ends(lifetime)
             if now < end:
                 raise TokenIssuerError(f"tokens signed with {gone} are good until {moment(end)}; retire it after that")
@@ -204,7 +207,8 @@ class Keyring:
         Args:
             lifetime: seconds for which a token is good.
         """
-        return self.key.stat().st_mtime + lifetime + _GRACE
+        since = max(path.stat().st_mtime for path in (self.key, self.used) if path.exists())
+        return since + lifetime + _GRACE
 
     def add_authority(self, name: str, now: float) -> x509.Certificate:
         """Make an authority and put its certificate into the certificate file.
@@ -231,6 +235,12 @@ class Keyring:
             if not signs_tokens(certificate):
                 return certificate
         return None
+
+    def _refuse_used(self, key: Path) -> None:
+        if self.used != self.key and self.used.exists() and self.used.read_bytes() == key.read_bytes():
+            raise TokenIssuerError(
+                f"the service still signs with {key}: its copy {self.used} is the old one; restart it"
+            )
 
     def _under(self, authority_key: Path, private: PrivateKey, name: str, now: float) -> x509.Certificate:
         key = load_private_key(authority_key)

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """list the signing keys, add the next one, switch to it, retire the one before"""
     config = load_config(find_config(arguments.config))
-    keyring = Keyring(_key_file(config, arguments.key), config.signing.certificate)
+    keyring = Keyring(_key_file(config, arguments.key), config.signing.certificate, config.signing.key)
     {"list": _list, "add": _add, "switch": _switch, "retire": _retire, "authority": _authority}[arguments.action](
         config, keyring, arguments
     )
@@ -100,7 +100,7 @@ def _switch(config: Config, keyring: Keyring, arguments: argparse.Namespace) -> 
         print(f"{registry} takes tokens of the next key.")
     keyring.switch(time.time())
     print(f"Tokens are signed with {key.thumbprint} now; running servers follow within seconds.")
-    if _CREDENTIALS in config.signing.key.parents:
+    if keyring.used != keyring.key:
         print("The service has a copy of the key: systemctl restart tokenissuer")
     end = moment(keyring.last_token_ends(config.issuer.lifetime))
     print(f"Tokens signed before stay good. After {end}: tokenissuer keys retire")

@@ -31,7 +31,7 @@ networks = ["127.0.0.2"]
 def front(request: pytest.FixtureRequest, production: Production) -> Front:
     """Apache, with a registry of each generation behind it."""
     port = production.host.free_port()
-    issuer = production.issuer("set-up", f"https://127.0.0.1:{port}/jwt/auth", trusted="192.0.2.1", rules=RULES)
+    issuer = production.issuer("set-up", f"https://127.0.0.1:{port}/jwt/auth", rules=RULES)
     site = production.registry(issuer, request.param)
     return production.apache(issuer, port, site.registry)
 

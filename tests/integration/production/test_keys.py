@@ -234,3 +234,21 @@ def test_a_copy_made_by_systemd_is_never_changed(production: Production, keys: C
     keys(issuer, "add", "--key", source).succeeded()
     output = keys(issuer, "switch", "--unproven", "--key", source).succeeded()
     assert "systemctl restart tokenissuer" in output
+
+
+def test_the_old_key_stays_while_a_service_has_a_copy_of_it(production: Production, keys: Callable[..., Ran]) -> None:
+    """A service that was not restarted signs with it still."""
+    issuer = production.issuer("set-up")
+    source, copy = issuer.folder / "auth.key", issuer.folder / "copy.key"
+    copy.write_bytes(source.read_bytes())
+    issuer.config.write_text(issuer.config.read_text().replace('key = "auth.key"', 'key = "copy.key"'))
+    named = ("--key", str(source))
+    keys(issuer, "add", *named).succeeded()
+    keys(issuer, "switch", "--unproven", *named).succeeded()
+    for path in (source, copy):
+        os.utime(path, (0, 0))
+    assert "still signs with" in keys(issuer, "retire", *named).failed()
+    copy.write_bytes(source.read_bytes())
+    assert "are good until" in keys(issuer, "retire", *named).failed()
+    os.utime(copy, (0, 0))
+    keys(issuer, "retire", *named).succeeded()
