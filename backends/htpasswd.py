@@ -12,6 +12,7 @@ import re
 import stat
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,8 @@ _log: Final = logging.getLogger("tokenissuer.backends.htpasswd")
 
 #: Bytes that bcrypt looks at; of a longer password it would take the beginning for the whole.
 _BCRYPT_BYTES: Final = 72
+#: Seconds after its last change for which a file may still be being written.
+_SETTLED: Final = 0.5
 #: Cost of new hashes: about a quarter of a second.
 _BCRYPT_COST: Final = 12
 _WEAK_BCRYPT_COST: Final = 10
@@ -141,6 +144,10 @@ class HtpasswdBackend(Backend):
         """
         version = self._current()
         if name not in version.hashes:
+            # For good, that is: who writes the file in place, as Apache's htpasswd does, empties it first.
+            self._let_settle()
+            version = self._current()
+        if name not in version.hashes:
             raise InvalidCredentials(reason="the name is not in the password file any more")
         return version.account(name)
 
@@ -231,6 +238,13 @@ class HtpasswdBackend(Backend):
                 self._stamp = stamp
                 self._reading.release()
         return self._version
+
+    def _let_settle(self) -> None:
+        """Wait until the password file has been left alone for a moment; not long, even if the clock is wrong."""
+        end = time.monotonic() + 2 * _SETTLED
+        with contextlib.suppress(OSError):
+            while time.time() < self._options.path.stat().st_ctime + _SETTLED and time.monotonic() < end:
+                time.sleep(_SETTLED / 10)
 
     def _take_stamp(self) -> tuple[object, ...]:
         return tuple(file_stamp(path) for path in (self._options.path, self._options.groups) if path is not None)

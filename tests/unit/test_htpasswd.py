@@ -340,6 +340,19 @@ def test_a_file_that_vanishes_stays_in_force_until_it_is_back(file: Path, caplog
     assert backend.authenticate("bob", "pass").name == "bob"
 
 
+def test_a_file_that_is_being_written_in_place_ends_nobodys_login(file: Path) -> None:
+    """Apache's htpasswd empties it first; only who is still missing a moment later is gone."""
+    file.write_text(f"alice:{SHA}\nbob:{SHA}\n")
+    backend = HtpasswdBackend(HtpasswdOptions(file))
+    file.write_text("")
+    rest = threading.Timer(0.2, file.write_text, [f"alice:{SHA}\n"])
+    rest.start()
+    assert backend.lookup("alice", "").name == "alice"
+    rest.join()
+    with pytest.raises(InvalidCredentials, match="any more"):
+        backend.lookup("bob", "")
+
+
 def test_a_file_is_not_read_again_unless_it_changes(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A login costs a look, not a reading."""
     backend = opened(file)
