@@ -64,6 +64,7 @@ class Application:
     def __init__(self, service: TokenService, proxies: TrustedProxies = NO_PROXIES) -> None:
         self._service: Final = service
         self._proxies: Final = proxies
+        self._is_warned = False
         key = service.issuer.key
         end = key.certificate.not_valid_after_utc.timestamp()
         metrics().certificate_end.set(end)
@@ -83,6 +84,7 @@ class Application:
         request_id = secrets.token_hex(8)
         response = self._respond(request, said)
         response.headers["X-Request-Id"] = request_id
+        self._warn(environ)
         security = said.pop("security", "")
         endpoint = str(said.pop("endpoint", "none"))
         seconds = time.monotonic() - started
@@ -116,6 +118,15 @@ class Application:
     def close(self) -> None:
         """Let go of what the service holds."""
         self._service.close()
+
+    def _warn(self, environ: WSGIEnvironment) -> None:
+        if not self._is_warned and self._proxies.overlooks(environ):
+            self._is_warned = True
+            _failures.warning(
+                "a proxy on this machine names its clients, but [server] trusted_proxies does not name it: all of them "
+                "count as one address, for [throttle], `networks` and this log; add '%s'",
+                environ.get("REMOTE_ADDR") or "unix",
+            )
 
     def _respond(self, request: Request, said: dict[str, object]) -> Response:
         try:

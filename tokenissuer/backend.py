@@ -120,6 +120,17 @@ class Backend(ABC):
             BackendUnavailable: if the source cannot tell.
         """
 
+    def is_guessable(self, username: str, password: str) -> bool:
+        """Whether a password like this one could be found by trying.
+
+        Not if it has the form of a token that a machine makes: of those, many come for one name from one address.
+
+        Args:
+            username: what the client typed.
+            password: likewise; it may be right or wrong.
+        """
+        return True
+
     def lookup(self, name: str, keepsake: str) -> Account:
         """Find an account again without its password, for a refresh token.
 
@@ -307,6 +318,10 @@ class Chain:
                 raise
         self._pause.wait(missing)
         raise InvalidCredentials(reason="no backend knows the name")
+
+    def is_guessable(self, username: str, password: str) -> bool:
+        """Whether a password like this one could be found by trying, as far as every source can tell."""
+        return all(source.backend.is_guessable(username, password) for source in self.sources)
 
     def lookup(self, source_name: str, name: str, keepsake: str) -> Authenticated:
         """Find an account again without its password.

@@ -28,8 +28,8 @@ STOP_PATIENCE: Final = 30.0
 
 #: Bytes: a query with every possible mount source, and an access token or password in a header.
 _MAX_HEADER_SIZE: Final = 128 * 1024
-#: Bytes: above what the application reads, so that its own answer says what is wrong.
-_MAX_BODY_SIZE: Final = 1024 * 1024
+#: Bytes: above what the application reads.
+_MAX_BODY_SIZE: Final = 128 * 1024
 #: Connections that wait to be accepted; the kernel may cap it.
 _BACKLOG: Final = 1024
 #: Seconds in which a connection without a request may still bring one while we stop.
@@ -122,8 +122,8 @@ class Listener:
             backlog=_BACKLOG,
             # Room for those who come while others are being sent away.
             connection_limit=MOST + 200,
-            # Bytes of a body that memory takes before a file does.
-            inbuf_overflow=64 * 1024,
+            # Never to a file: 500 bodies are small enough, and there may be no disk to write to.
+            inbuf_overflow=2 * _MAX_BODY_SIZE,
             max_request_header_size=_MAX_HEADER_SIZE,
             max_request_body_size=_MAX_BODY_SIZE,
             # Which of them count, `[server] trusted_proxies` says.

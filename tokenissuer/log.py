@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -34,8 +35,8 @@ class LineHandler(logging.Handler):
     def __init__(self, stream: TextIO, form: LogFormat = LogFormat.AUTO) -> None:
         super().__init__()
         self._stream: Final = stream
-        # A lock of this kind ends with its process, however that ends.
-        self._turns: Final = tempfile.TemporaryFile()  # noqa: SIM115  # as long as the process
+        # A lock of this kind ends with its process, however that ends. In memory: there may be no disk to write to.
+        self._turns: Final = _nameless_file()
         is_text = form is LogFormat.TEXT or (form is LogFormat.AUTO and _is_terminal(stream))
         self.setFormatter(TextFormatter() if is_text else JsonFormatter())
 
@@ -51,7 +52,7 @@ class LineHandler(logging.Handler):
 
     def close(self) -> None:
         """Let go of the lock."""
-        self._turns.close()
+        os.close(self._turns)
         super().close()
 
     @contextlib.contextmanager
@@ -89,3 +90,11 @@ def _is_terminal(stream: TextIO) -> bool:
     # Apache's has no such method.
     isatty = getattr(stream, "isatty", None)
     return isatty is not None and bool(isatty())
+
+
+def _nameless_file() -> int:
+    if sys.platform == "linux":
+        return os.memfd_create("tokenissuer-log")
+    descriptor, path = tempfile.mkstemp()
+    os.unlink(path)
+    return descriptor

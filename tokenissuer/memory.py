@@ -185,6 +185,10 @@ class Memory(Backend):
         with self._turnstile.passage():
             return self._ask(question, username, password)
 
+    def is_guessable(self, username: str, password: str) -> bool:
+        """Ask the source."""
+        return self._backend.is_guessable(username, password)
+
     def lookup(self, name: str, keepsake: str) -> Account:
         """Ask the source; never answered from memory."""
         with self._turnstile.passage(), self._timed("lookup"):

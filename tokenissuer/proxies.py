@@ -58,6 +58,17 @@ class TrustedProxies:
                 break
         return address
 
+    def overlooks(self, environ: Mapping[str, Any]) -> bool:
+        """Whether somebody on this machine speaks for others, and is not trusted: all of them then have one address.
+
+        Args:
+            environ: the WSGI environment.
+        """
+        if not environ.get("HTTP_X_FORWARDED_FOR") and not environ.get("HTTP_FORWARDED"):
+            return False
+        address = parse_address(environ.get("REMOTE_ADDR", ""))
+        return (address is None or address.is_loopback) and not self._trusts(address)
+
     def _trusts(self, address: IPAddress | None) -> bool:
         if address is None:
             return self.unix

@@ -202,8 +202,9 @@ class TokenService:
     def _authenticate(self, credentials: Password, address: IPAddress | None) -> Authenticated:
         if self._throttle is None:
             return self.chain.authenticate(credentials.username, credentials.password)
-        with self._throttle.attempt(credentials.username, credentials.password, address):
-            return self.chain.authenticate(credentials.username, credentials.password)
+        name, password = credentials.username, credentials.password
+        with self._throttle.attempt(name, password, address, self.chain.is_guessable(name, password)):
+            return self.chain.authenticate(name, password)
 
     def _refresh_token(self, request: TokenRequest, login: Authenticated, client: Refresh) -> str:
         """Return the refresh token for the answer: a new one after a password, else the same one again."""

@@ -60,11 +60,13 @@ class _Attempt:
         source: where it comes from.
         pair: the account, and where it comes from.
         password: the account, where it comes from, and the password.
+        is_guessable: whether a password like this could be found by trying.
     """
 
     source: str
     pair: str
     password: str
+    is_guessable: bool
 
 
 class _Counters:
@@ -161,20 +163,23 @@ class Throttle:
         self._under_way: Final[dict[str, dict[str, int]]] = {}
 
     @contextlib.contextmanager
-    def attempt(self, username: str, password: str, address: IPAddress | None) -> Iterator[None]:
+    def attempt(
+        self, username: str, password: str, address: IPAddress | None, is_guessable: bool = True
+    ) -> Iterator[None]:
         """Let a login be tried inside the block, and count it if it fails there as wrong.
 
         Args:
             username: what the client typed.
             password: likewise.
             address: where it comes from; all of whom that cannot be told are one source.
+            is_guessable: whether a password like this could be found by trying; else it counts only for the source.
 
         Raises:
             TooManyAttempts: if there were too many wrong ones.
             InvalidCredentials: for what no account source is ever asked; that is no guess and does not count.
         """
         refuse_unusable(username, password)
-        attempt = self._recognise(username, password, address)
+        attempt = self._recognise(username, password, address, is_guessable)
         with self._passage(attempt) as others:
             self._ask(lambda counters: self._admit(counters, attempt, others))
             try:
@@ -184,12 +189,12 @@ class Throttle:
                 raise
             self._ask(lambda counters: self._prove(counters, attempt))
 
-    def _recognise(self, username: str, password: str, address: IPAddress | None) -> _Attempt:
+    def _recognise(self, username: str, password: str, address: IPAddress | None, is_guessable: bool) -> _Attempt:
         source = self._digest(_source(address))
         # A directory takes `Bob`, `BOB` and `b o b` for one account or another: here they are one.
         name = "".join(unicodedata.normalize("NFKC", username).casefold().split())
         pair = self._digest(source, name)
-        return _Attempt(source, pair, self._digest(pair, password))
+        return _Attempt(source, pair, self._digest(pair, password), is_guessable)
 
     def _digest(self, *parts: str) -> str:
         raw = [part.encode("utf-8", "surrogatepass") for part in parts]
@@ -206,7 +211,8 @@ class Throttle:
         Raises:
             TooManyAttempts: if not.
         """
-        if self._account and (wait := counters.wait(self._account, attempt.pair, others)):
+        limit = self._account if attempt.is_guessable else None
+        if limit and (wait := counters.wait(limit, attempt.pair, others)):
             raise _refusal(wait, "account")
         if not self._address or not (wait := counters.wait(self._address, attempt.source)):
             return
@@ -214,15 +220,16 @@ class Throttle:
             return
         # Where one password would be let in, every other one is a guess at it. Elsewhere nothing could be learnt, and
         # names that are made up take no room.
-        if counters.is_proven(attempt.pair) and counters.is_news(attempt.password) and self._account:
-            counters.count(self._account, attempt.pair)
+        if limit and counters.is_proven(attempt.pair) and counters.is_news(attempt.password):
+            counters.count(limit, attempt.pair)
         raise _refusal(wait, "address")
 
     def _count(self, counters: _Counters, attempt: _Attempt) -> None:
         if counters.is_news(attempt.password):
-            for limit, who in ((self._account, attempt.pair), (self._address, attempt.source)):
-                if limit:
-                    counters.count(limit, who)
+            if self._account and attempt.is_guessable:
+                counters.count(self._account, attempt.pair)
+            if self._address:
+                counters.count(self._address, attempt.source)
 
     def _prove(self, counters: _Counters, attempt: _Attempt) -> None:
         for who in (attempt.password, attempt.pair):

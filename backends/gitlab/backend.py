@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import re
 import time
 import urllib.parse
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from tokenissuer.backend import Account, Backend, Finding, Secret, Severity, opt
 from tokenissuer.errors import BackendUnavailable, ConfigurationError, InvalidCredentials
 from tokenissuer.scope import Access
 from tokenissuer_backends.gitlab.account import GitLabAccount
-from tokenissuer_backends.gitlab.api import TOKEN_ROUTE, Api, is_username
+from tokenissuer_backends.gitlab.api import JOB_USER, TOKEN_ROUTE, Api, is_username
 from tokenissuer_backends.gitlab.client import Absent, Client, GitLabAnswer, Refused
 from tokenissuer_backends.gitlab.credential import ANONYMOUS, personal_access_token
 from tokenissuer_backends.gitlab.deadline import Deadline
@@ -31,6 +32,10 @@ _MAX_TIMEOUT: Final = 6
 _MAX_REMEMBER: Final = 300
 #: Seconds by which two clocks may differ before tokens go wrong.
 _MAX_CLOCK_DIFFERENCE: Final = 30
+# https://docs.gitlab.com/security/tokens/#token-prefixes
+_TOKEN_PREFIX: Final = re.compile(r"gl[a-z]{2,8}-", re.ASCII)
+#: Characters that every token of GitLab's has at least.
+_TOKEN_LENGTH: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +124,11 @@ class GitLabBackend(Backend):
         if self._options.mode == "jwt":
             return self._replay.authenticate(name, keepsake, deadline, anew=True)
         return self._api.lookup(name, keepsake, deadline)
+
+    def is_guessable(self, username: str, password: str) -> bool:
+        """Not if it looks like a token of GitLab's: jobs all come under one name, each with a token of its own."""
+        is_token = username == JOB_USER or _TOKEN_PREFIX.match(password) is not None
+        return not is_token or len(password) < _TOKEN_LENGTH
 
     def grants(self, account: Account, access: Access) -> frozenset[str]:
         if not self._options.grants or not isinstance(account, GitLabAccount):

@@ -6,6 +6,7 @@ import base64
 import json
 import logging
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
@@ -227,3 +228,29 @@ def test_every_answer_has_an_id_of_its_own(client: Client) -> None:
     ids = {client.ask(path).headers["X-Request-Id"] for path in ("/token", "/x", "/healthz", "/token?service=x") * 5}
     assert len(ids) == 20
     assert all(re.fullmatch(r"[0-9a-f]{16}", found) for found in ids)
+
+
+@pytest.mark.parametrize(
+    ("peer", "header", "warned"),
+    [
+        ("127.0.0.1", {"HTTP_X_FORWARDED_FOR": "192.0.2.9"}, True),
+        ("::1", {"HTTP_FORWARDED": "for=192.0.2.9"}, True),
+        ("", {"HTTP_X_FORWARDED_FOR": "192.0.2.9"}, True),
+        ("192.0.2.1", {"HTTP_X_FORWARDED_FOR": "192.0.2.9"}, False),
+        ("127.0.0.1", {}, False),
+    ],
+)
+def test_a_proxy_that_nobody_named_is_noticed_once(
+    client_of: Callable[[str, str], Client],
+    caplog: pytest.LogCaptureFixture,
+    peer: str,
+    header: dict[str, str],
+    warned: bool,
+) -> None:
+    """All its clients count as one; a stranger's header is nothing to talk about."""
+    client = client_of("[throttle]", "[throttle]")
+    for _ in range(3):
+        client.send({"REMOTE_ADDR": peer, **header}, "/healthz", "GET")
+    assert [record.name for record in caplog.records if "trusted_proxies" in record.getMessage()] == (
+        ["tokenissuer"] if warned else []
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import threading
 import time
@@ -13,8 +14,10 @@ from limits.storage import MemoryStorage
 
 from tokenissuer.config import ThrottleOptions, load_config
 from tokenissuer.errors import BackendUnavailable, ConfigurationError, InvalidCredentials, TooManyAttempts
+from tokenissuer.memory import Memory
 from tokenissuer.options import Secret
 from tokenissuer.throttle import Throttle, open_redis
+from tokenissuer_backends.gitlab import GitLabBackend, GitLabOptions
 
 HOME = "192.0.2.1"
 ELSEWHERE = "198.51.100.7"
@@ -268,6 +271,27 @@ def test_a_push_of_many_layers_at_once_gets_in(world: World) -> None:
     assert answers == [200] * 20
 
 
+def test_tokens_that_nobody_could_guess_do_not_bar_each_other(world: World) -> None:
+    """All jobs of a runner come under one name, each with a token of its own, some of them expired."""
+    for number in range(9):
+        with (
+            pytest.raises(InvalidCredentials),
+            world.throttle.attempt("gitlab-ci-token", f"expired token {number}", _address(), is_guessable=False),
+        ):
+            raise InvalidCredentials
+    under_way = []
+    with contextlib.ExitStack() as jobs:
+        for number in range(20):
+            if number == 0:
+                # They count for the address: whoever has many that are wrong floods somebody.
+                with pytest.raises(TooManyAttempts):
+                    jobs.enter_context(world.throttle.attempt("gitlab-ci-token", "x" * 20, _address(), False))
+            elsewhere = ipaddress.ip_address(ELSEWHERE)
+            jobs.enter_context(world.throttle.attempt("gitlab-ci-token", f"token {number}" * 3, elsewhere, False))
+            under_way.append(number)
+    assert len(under_way) == 20
+
+
 def test_memory_is_bounded() -> None:
     """Names, passwords and addresses without end."""
     small = throttle(most=50)
@@ -340,3 +364,24 @@ def test_it_is_on_by_default_and_off_by_two_zeros(set_up: Path) -> None:
     assert config.throttle.build(key) is not None
     assert ThrottleOptions(account=0, address=0).build(key) is None
     assert "Secret(***)" in repr(ThrottleOptions(redis=Secret("redis://:planted@127.0.0.1")))
+
+
+@pytest.mark.parametrize(
+    ("name", "password", "guessable"),
+    [
+        ("gitlab-ci-token", "glcbt-64_" + "x" * 20, False),
+        ("gitlab-ci-token", "x" * 20, False),
+        ("alice", "glpat-" + "x" * 20, False),
+        ("alice", "glpat-short", True),
+        ("gitlab-ci-token", "short", True),
+        ("alice", "a long sentence that is remembered well", True),
+        ("alice", "glorious sentences " + "x" * 20, True),
+        ("alice", "Glpat-" + "x" * 20, True),
+    ],
+)
+def test_gitlab_knows_its_tokens(name: str, password: str, guessable: bool) -> None:
+    """By their prefixes, and those of jobs by the name, which older versions gave no prefix."""
+    backend = GitLabBackend(GitLabOptions(url="https://gitlab.example.com"))
+    assert backend.is_guessable(name, password) is guessable
+    assert Memory(backend, 60, 60, 4).is_guessable(name, password) is guessable
+    backend.close()
