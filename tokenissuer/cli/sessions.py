@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import re
 import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -15,7 +14,6 @@ from tokenissuer.errors import BackendUnavailable, TokenIssuerError
 from tokenissuer.refresh import Session, Store
 
 _DAY: Final = 24 * 3600
-_UNPRINTABLE: Final = re.compile(r"[^\x20-\x7e\xa1-\uffff]")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,11 +86,15 @@ def _row(session: Session, state: str) -> tuple[str, ...]:
 
 def _print_table(rows: Iterable[tuple[str, ...]]) -> None:
     head = ("ID", "ACCOUNT", "BACKEND", "SERVICE", "CLIENT", "LOGIN", "FROM", "LAST USED", "FROM", "STATE")
-    # Clients choose some of these texts: none may move the cursor or begin a line.
-    table = [head, *(tuple(_UNPRINTABLE.sub("?", cell)[:60] or "-" for cell in row) for row in rows)]
+    table = [head, *(tuple(_printable(cell) or "-" for cell in row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _printable(text: str) -> str:
+    """Cut a text short that a client may have chosen: it must not move the cursor, begin a line or turn one round."""
+    return "".join(character if character.isprintable() else "?" for character in text[:60])
 
 
 def _moment(seconds: float) -> str:
