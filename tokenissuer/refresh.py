@@ -15,7 +15,7 @@ import secrets
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
@@ -248,7 +248,9 @@ class RefreshTokens:
             raise LoginEnded(reason=f"session {session.id} is for the service '{session.service}'")
         if session.backend not in [source.name for source in chain.sources]:
             # Nobody has refused it: a configuration that is being edited may bring the backend back.
-            raise LoginEnded(reason=f"session {session.id} is of the backend '{session.backend}', which is not configured")
+            raise LoginEnded(
+                reason=f"session {session.id} is of the backend '{session.backend}', which is not configured"
+            )
         now = self._clock()
         try:
             login = self._proved(session, chain, _unseal(token, session), now)
@@ -268,18 +270,25 @@ class RefreshTokens:
             _log.warning("a use of session %s is not noted: %s", session.id, error.reason)
         return login
 
-    def state(self, session: Session, chain: Chain) -> str:
-        """Say for a list whether a session is good; the source is asked where that needs nothing that is sealed."""
-        try:
-            if session.sealed:
-                self._still_on(session, self._clock())
-            else:
-                self._proved(session, chain, "", self._clock())
-        except LoginEnded as error:
-            return f"ended: {error.reason}"
-        except BackendUnavailable:
-            return "unknown: the account source is not available"
-        return "good"
+    def states(self, sessions: Iterable[Session], chain: Chain) -> Iterator[str]:
+        """Say for a list which sessions are good; the source is asked where that needs nothing that is sealed.
+
+        One that cannot tell is asked once: a list of many must not wait for each.
+        """
+        down = set()
+        for session in sessions:
+            try:
+                if session.sealed or session.backend in down:
+                    self._still_on(session, self._clock())
+                else:
+                    self._proved(session, chain, "", self._clock())
+            except LoginEnded as error:
+                yield f"ended: {error.reason}"
+                continue
+            except BackendUnavailable:
+                down.add(session.backend)
+            is_known = session.sealed or session.backend not in down
+            yield "good" if is_known else "unknown: the account source is not available"
 
     def revoke(self, token: str) -> None:
         """End a token's session; what is no refresh token of ours is no error (RFC 7009, 2.2)."""

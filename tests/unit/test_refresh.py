@@ -330,15 +330,26 @@ def test_a_list_asks_the_source_where_it_can(world: World) -> None:
     world.login("sealed")
     sealed = world.session
     open_ = replace(sealed, sealed=b"")
-    assert world.tokens.state(sealed, world.chain) == "good"
-    assert world.tokens.state(open_, world.chain) == "good"
+
+    def states() -> list[str]:
+        return [*world.tokens.states([open_, sealed], world.chain)]
+
+    assert states() == ["good", "good"]
     world.person.account = None
-    assert world.tokens.state(sealed, world.chain) == "good"
-    assert world.tokens.state(open_, world.chain) == "ended: the account is gone"
+    assert states() == ["ended: the account is gone", "good"]
     world.person.down = True
-    assert world.tokens.state(open_, world.chain) == "unknown: the account source is not available"
+    assert states() == ["unknown: the account source is not available", "good"]
     world.clock.now += 31 * DAY
-    assert world.tokens.state(sealed, world.chain) == "ended: not used for too long"
+    assert states() == ["ended: not used for too long"] * 2
+
+
+def test_a_list_asks_a_source_that_is_down_once(world: World) -> None:
+    """Each question may take as long as a login, and there may be thousands of sessions."""
+    world.login("")
+    world.person.down = True
+    states = [*world.tokens.states([world.session] * 3, world.chain)]
+    assert states == ["unknown: the account source is not available"] * 3
+    assert len(world.directory.asked) == 1
 
 
 def test_many_threads_share_a_store(world: World) -> None:

@@ -38,7 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             found = [session for session in refresh.store.sessions() if _is_meant(session, arguments, now)]
             if arguments.action == "list":
-                _print_table(_row(session, refresh.state(session, service.chain)) for session in found)
+                states = refresh.states(found, service.chain)
+                _print_table(_row(session, state) for session, state in zip(found, states, strict=True))
                 return 0
             return _revoke(refresh.store, found, arguments, now)
         except BackendUnavailable as error:
