@@ -30,6 +30,7 @@ from tokenissuer.keys import (
     authority_certificate,
     certificate_under,
     generate_private_key,
+    is_authority,
     is_for,
     jwk_set,
     load_certificates,
@@ -221,7 +222,7 @@ class Keyring:
             ConfigurationError: if a file cannot be used.
             TokenIssuerError: if there is one already.
         """
-        if self.authority_key.exists() or any(entry.state is State.AUTHORITY for entry in self.entries()):
+        if self.authority_key.exists() or self.has_authority(name):
             raise TokenIssuerError(f"there is an authority already, in {self.authority_key} or {self.certificate}")
         private = generate_private_key(KeyType.EC)
         certificate = authority_certificate(private, name, now)
@@ -229,12 +230,13 @@ class Keyring:
         self._append(certificate)
         return certificate
 
-    def authority(self) -> x509.Certificate | None:
-        """Return the authority's certificate, if the file has one."""
-        for certificate in load_certificates(self.certificate):
-            if not signs_tokens(certificate):
-                return certificate
-        return None
+    def has_authority(self, name: str) -> bool:
+        """Whether registries are given the certificate of the issuer's own authority.
+
+        Args:
+            name: the issuer's name.
+        """
+        return any(is_authority(certificate, name) for certificate in load_certificates(self.certificate))
 
     def _refuse_used(self, key: Path) -> None:
         if self.used != self.key and self.used.exists() and self.used.read_bytes() == key.read_bytes():
@@ -254,13 +256,11 @@ class Keyring:
 
     def _entry(self, certificate: x509.Certificate, keys: dict[State, PrivateKey]) -> Entry:
         until = certificate.not_valid_after_utc
-        if not signs_tokens(certificate):
+        found = [state for state, key in keys.items() if is_for(certificate, key.public_key())]
+        if not found and not signs_tokens(certificate):
             return Entry(State.AUTHORITY, "", "certificates only", until)
         (jwk,) = jwk_set([certificate])["keys"]
-        for state, key in keys.items():
-            if is_for(certificate, key.public_key()):
-                return Entry(state, jwk["kid"], jwk["alg"], until)
-        return Entry(State.OTHER, jwk["kid"], jwk["alg"], until)
+        return Entry(found[0] if found else State.OTHER, jwk["kid"], jwk["alg"], until)
 
     def _append(self, certificate: x509.Certificate) -> None:
         old = self.certificate.read_bytes()

@@ -119,7 +119,7 @@ class SigningKey:
 
     def jwk_set(self) -> dict[str, Any]:
         """Return the JWK Set (RFC 7517): this key first, then those of the other certificates."""
-        return jwk_set([self.certificate, *self.others])
+        return jwk_set([self.certificate, *filter(signs_tokens, self.others)])
 
     def expiry(self, now: float) -> datetime.timedelta:
         """Return how long the certificate is still good.
@@ -239,7 +239,7 @@ def authority_certificate(private: PrivateKey, issuer: str, now: float) -> x509.
     Raises:
         ConfigurationError: if the name does not fit into a certificate.
     """
-    name = _name(f"{issuer} authority")
+    name = _authority_name(issuer)
     usage = x509.KeyUsage(
         digital_signature=False,
         content_commitment=False,
@@ -259,6 +259,11 @@ def authority_certificate(private: PrivateKey, issuer: str, now: float) -> x509.
         .add_extension(identifier, critical=False)
         .sign(private, hashes.SHA256())
     )
+
+
+def is_authority(certificate: x509.Certificate, issuer: str) -> bool:
+    """Whether this is the certificate of the issuer's own authority."""
+    return certificate.subject == _authority_name(issuer) and not signs_tokens(certificate)
 
 
 def certificate_under(
@@ -311,16 +316,15 @@ def signs_tokens(certificate: x509.Certificate) -> bool:
 
 
 def jwk_set(certificates: Iterable[x509.Certificate]) -> dict[str, Any]:
-    """Return the JWK Set (RFC 7517) of all keys that may sign tokens, each once.
+    """Return the JWK Set (RFC 7517) of keys that sign tokens, each once.
 
     Args:
         certificates: theirs, in this order.
     """
     keys = {}
     for certificate in certificates:
-        if signs_tokens(certificate):
-            key = typing.cast(PublicKey, certificate.public_key())
-            keys[thumbprint(key)] = {**_public_jwk(key), "kid": thumbprint(key), "use": "sig", "alg": _algorithm(key)}
+        key = typing.cast(PublicKey, certificate.public_key())
+        keys[thumbprint(key)] = {**_public_jwk(key), "kid": thumbprint(key), "use": "sig", "alg": _algorithm(key)}
     return {"keys": list(keys.values())}
 
 
@@ -343,6 +347,10 @@ def libtrust_id(key: PublicKey) -> str:
     der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     text = base64.b32encode(hashlib.sha256(der).digest()[:30]).decode("ascii")
     return ":".join(text[start : start + 4] for start in range(0, len(text), 4))
+
+
+def _authority_name(issuer: str) -> x509.Name:
+    return _name(f"{issuer} authority")
 
 
 def _name(text: str) -> x509.Name:

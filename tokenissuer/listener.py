@@ -166,11 +166,13 @@ class Listener:
 
     def _drain(self) -> None:
         for server in self._accepting:
-            # Connections that wait in the kernel have been promised an answer.
-            known = -1
-            while len(server.active_channels) > known:
+            # Connections that wait in the kernel have been promised an answer. No more than it holds: under load others
+            # come all the time.
+            for _ in range(_BACKLOG):
                 known = len(server.active_channels)
                 server.handle_accept()
+                if len(server.active_channels) == known:
+                    break
             # The socket alone: what wakes this loop when an answer is ready must stay.
             wasyncore.dispatcher.close(server)
         end = time.monotonic() + STOP_PATIENCE

@@ -62,7 +62,7 @@ def _add(config: Config, keyring: Keyring, arguments: argparse.Namespace) -> Non
     authority_key = arguments.authority_key
     if authority_key is None and keyring.authority_key.exists():
         authority_key = keyring.authority_key
-    if authority_key is None and keyring.authority() is not None:
+    if authority_key is None and keyring.has_authority(config.issuer.name):
         raise TokenIssuerError(
             f"{keyring.certificate} has an authority, but its key is not at {keyring.authority_key}; "
             "name it with --authority-key"
