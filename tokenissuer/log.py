@@ -93,7 +93,7 @@ def _is_terminal(stream: TextIO) -> bool:
 
 
 def _nameless_file() -> int:
-    if sys.platform == "linux":
+    if hasattr(os, "memfd_create"):
         return os.memfd_create("tokenissuer-log")
     descriptor, path = tempfile.mkstemp()
     os.unlink(path)
