@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
+import bcrypt
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -31,6 +32,9 @@ def issuer(request: pytest.FixtureRequest, own_sites: Sites, host: Host, address
     """Serves, and shows metrics."""
     made = own_sites.new_issuer("watched")
     made.config.write_text(f'{made.config.read_text()}\n[metrics]\nlisten = "{address}"\n')
+    # Little work per password: every other second of these tests would be spent on it.
+    hashed = bcrypt.hashpw(made.first_password.encode(), bcrypt.gensalt(4)).decode()
+    (made.folder / "users.htpasswd").write_text(f"alice:{hashed}\n")
     made.server = host.start("issuer", *made.command(), "--workers", str(request.param))
     made.server.wait_for(lambda: not host.is_free(made.port) and host.get(made.realm).status == 200)
     return made

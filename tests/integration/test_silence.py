@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
+import bcrypt
 import pytest
 
 from tests.gitlab_stub import StubGitLab, answers, serving
@@ -70,6 +71,9 @@ def test_nothing_secret_is_said_and_no_line_is_forged(
     secret = Secrets()
     issuer, shown = own_sites.new_issuer("silent"), f"127.0.0.1:{host.free_port()}"
     secret.values.append(issuer.first_password)
+    # Little work per password: there are many.
+    hashed = bcrypt.hashpw(issuer.first_password.encode(), bcrypt.gensalt(4)).decode()
+    (issuer.folder / "users.htpasswd").write_text(f"alice:{hashed}\n")
     (issuer.folder / "reader.txt").write_text("reader-secret")
     secret.values.append("reader-secret")
     assert secret.found_in(json.dumps(basic("x", issuer.first_password)))
