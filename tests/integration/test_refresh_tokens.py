@@ -84,6 +84,13 @@ def test_crane_copies_and_lists_with_it(
     assert "team/other" in client.crane("catalog", fresh.registry).succeeded()
 
 
+def test_a_registry_takes_no_refresh_token_for_an_access_token(fresh: Site, logged_in_client: Client) -> None:
+    """Only what it is exchanged for opens anything."""
+    kept = logged_in_client.stored_logins()[fresh.registry]["identitytoken"]
+    assert fresh.request("GET", "/v2/", kept).status == 401
+    assert fresh.request("GET", "/v2/", fresh.issuer.token(user="alice")).status == 200
+
+
 def test_logging_in_again_with_what_docker_keeps_is_not_needed(fresh: Site, logged_in_client: Client) -> None:
     """`docker login` with a wrong password does not spoil the good login that is kept."""
     before = logged_in_client.stored_logins()
