@@ -223,7 +223,12 @@ class LdapBackend(Backend):
         return self._account(conversation, entry, name)
 
     def _look_up(self, conversation: Conversation, name: str) -> LdapAccount:
-        entry = self._find(conversation, self._filter.by(self._name, USER).fill({USER: name}))
+        try:
+            entry = self._find(conversation, self._filter.by(self._name, USER).fill({USER: name}))
+        except UnknownAccount:
+            # Some servers show nothing to who may not look any more. That would end everybody's logins.
+            self._see_base(conversation)
+            raise
         spelled = self._name_of(entry)
         if spelled.lower() != name:
             raise UnknownAccount(reason="the entry has another name by now")

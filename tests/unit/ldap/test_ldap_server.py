@@ -299,6 +299,24 @@ def test_active_directory_must_show_who_is_disabled_to_a_look_without_password(
     assert backend.lookup("alice", "").stamp == "pwdLastSet=133000000000000000"
 
 
+def test_a_directory_that_shows_nothing_at_all_has_removed_nobody(
+    new_directory: NewDirectory, new_backend: NewBackend
+) -> None:
+    """Whoever may not look any more is told of no error by some servers; every login would end."""
+    shown: list[str] = []
+
+    def search(message: Message) -> Iterable[bytes]:
+        yield from (message.entry("dc=test") for _ in shown if b"alice" not in message.filter)
+        yield message.result(0)
+
+    backend = new_backend(new_directory(special={SEARCH: search}))
+    with pytest.raises(BackendUnavailable, match="shows nothing at dc=test"):
+        backend.lookup("alice", "")
+    shown.append("the base")
+    with pytest.raises(UnknownAccount):
+        backend.lookup("alice", "")
+
+
 @pytest.mark.parametrize(
     "attributes",
     [{}, {"shadowLastChange": ["19000"]}, {"sambaPwdLastSet": ["1700000000"]}],
