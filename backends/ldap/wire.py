@@ -536,6 +536,10 @@ def _diagnostic(result: Mapping[str, Any], password: str) -> str:
 
 def _describe(error: BaseException) -> str:
     """Say what went wrong, from what is known to hold no secret."""
+    if type(error).__name__ in _MEANINGS:
+        # ldap3 makes such a class anew from its own and the one it met, such as SSLError: an instance of both that has
+        # not the attributes of the latter.
+        return _MEANINGS[type(error).__name__]
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the certificate is not trusted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
@@ -546,4 +550,4 @@ def _describe(error: BaseException) -> str:
         return error.strerror or (str(error) if not error.args[1:] else type(error).__name__)
     if isinstance(error, DirectoryFailure):
         return error.reason
-    return _MEANINGS.get(type(error).__name__, type(error).__name__)
+    return type(error).__name__

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import socket
+import ssl
 import threading
 import time
 import traceback
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from ldap3.core.exceptions import LDAPSocketSendError, communication_exception_factory
 
 import tokenissuer_backends.ldap.backend
 import tokenissuer_backends.ldap.server
@@ -835,3 +837,21 @@ def test_a_directory_that_refuses_a_wide_search_is_no_finding(
     steps = [*new_backend(new_directory(special={SEARCH: say})).probe()]
     assert not [step for step in steps if step.trouble]
     assert "cannot be told" in steps[-1].fact
+
+
+@pytest.mark.parametrize(
+    "met", [ssl.SSLEOFError(8, "EOF"), ConnectionResetError(104, "reset"), TimeoutError("timed out")]
+)
+def test_what_the_library_makes_of_a_broken_connection_is_an_outage(
+    monkeypatch: pytest.MonkeyPatch, new_directory: NewDirectory, new_backend: NewBackend, met: OSError
+) -> None:
+    """Its exceptions are of two classes at once, and lack what one of them promises."""
+    backend = new_backend(new_directory())
+
+    def broken(*_: object, **__: object) -> None:
+        raise communication_exception_factory(LDAPSocketSendError, met)("socket sending error")
+
+    monkeypatch.setattr("ldap3.Connection.search", broken)
+    with pytest.raises(BackendUnavailable) as caught:
+        backend.authenticate("alice", "pw-alice")
+    assert "the connection broke" in caught.value.reason
