@@ -24,6 +24,7 @@ certificate = "auth.crt"              # the registry's auth.token.rootcertbundle
 #key_forms = { $service_key = "thumbprint" }
 
 # A proxy in front, on this machine: what it says of a client's address counts. Else all its clients would be one.
+# Without a proxy take this out: programs of this machine could give any address for theirs.
 [server]
 trusted_proxies = ["127.0.0.1", "::1"]
 
