@@ -107,3 +107,15 @@ def test_every_command_is_in_the_reference() -> None:
     documented = re.findall(r"^\| `(\w+)", section("## Commands"), re.MULTILINE)
 
     assert set(documented) == set(choices)
+
+
+def test_every_option_is_in_its_commands_row() -> None:
+    """What can be given can be found."""
+    (choices,) = (action.choices for action in _parser()._actions if action.dest == "command")
+    assert isinstance(choices, dict)
+    rows = dict(re.findall(r"^\| `(\w+)(.*)$", section("## Commands"), re.MULTILINE))
+    for name, parser in choices.items():
+        for action in parser._actions:
+            for option in action.option_strings:
+                if option.startswith("--") and option not in ("--help", "--config"):
+                    assert f"`{option}" in rows[name], f"{name} {option}"
