@@ -365,7 +365,7 @@ def _tls(ca_file: Path | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
     except OSError as error:
-        raise ConfigurationError(f"'ca_file': cannot read {ca_file}: {error.strerror or error.reason}") from None  # type: ignore[attr-defined]
+        raise ConfigurationError(f"'ca_file': cannot read {ca_file}: {error.strerror}") from None
 
 
 def _is_full(page: Any) -> bool:
