@@ -5,55 +5,53 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import itertools
-import logging
 import os
 import re
 import stat
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+import unicodedata
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import bcrypt
 from passlib.hash import apr_md5_crypt, ldap_sha1, sha256_crypt, sha512_crypt
 
-from tokenissuer.backend import (
+from tokenissuer import (
     Account,
     Backend,
+    ConfigurationError,
     Finding,
+    Findings,
+    InvalidCredentials,
     Severity,
-    file_stamp,
+    TokenIssuerError,
+    UnknownAccount,
     option,
-    refuse_unusable,
 )
-from tokenissuer.errors import ConfigurationError, InvalidCredentials, TokenIssuerError, UnknownAccount
 
-_log: Final = logging.getLogger("tokenissuer.backends.htpasswd")
-
-#: Bytes that bcrypt looks at; of a longer password it would take the beginning for the whole.
+#: Bytes that bcrypt compares; it ignores the rest of a longer password.
 _BCRYPT_BYTES: Final = 72
-#: Seconds after its last change for which a file may still be being written.
-_SETTLED: Final = 0.5
 #: Cost of new hashes: about a quarter of a second.
 _BCRYPT_COST: Final = 12
 _WEAK_BCRYPT_COST: Final = 10
 _SLOW_BCRYPT_COST: Final = 15
 _SLOW_ROUNDS: Final = 2_000_000
-#: Weak hashes that `check` names one by one.
-_NAMED_FINDINGS: Final = 20
+#: Characters of a user name and of a password: nobody can log in with longer ones.
+_MAX_NAME: Final = 1024
+_MAX_PASSWORD: Final = 4096
+#: Accounts that `check` names one by one.
+_MAX_FINDINGS: Final = 20
 
-# What an unknown name is held against while the file is empty: the hash of 32 random bytes that nobody kept.
+# What an unknown name is compared with if the file is empty: the hash of 32 random bytes that nobody has kept.
 _STAND_IN: Final = "$2b$12$iSTUIc3k6/qyhrU0F9fU7u9xUO6JRPicAgQy.SR8pI5iLbKFjrFFy"
 
 _LINE: Final = re.compile(
     r"(?P<name>[^:\x00-\x1f\x7f]+):"
     r"(?P<hash>"
-    # Cost and rounds only as far as a login can wait for. The salt's last letter holds two bits, and the library
-    # refuses any other than these four.
+    # Cost and rounds only as high as a login can wait. The salt's last letter holds two bits: the library refuses any
+    # other than these four.
     r"\$2[aby]\$(?:0[4-9]|1[0-7])\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}"
     r"|\$5\$(?:rounds=[1-9][0-9]{3,6}\$)?[./A-Za-z0-9]{0,16}\$[./A-Za-z0-9]{43}"
     r"|\$6\$(?:rounds=[1-9][0-9]{3,6}\$)?[./A-Za-z0-9]{0,16}\$[./A-Za-z0-9]{86}"
@@ -72,92 +70,54 @@ class HtpasswdOptions:
     groups: Path | None = option("a group file, lines of group: name name", default=None)
 
 
-@dataclass(frozen=True, slots=True)
-class _Version:
-    """What the files said at one time, whole."""
-
-    hashes: Mapping[str, str]
-    stand_ins: tuple[str, ...]
-    groups: Mapping[str, frozenset[str]]
-    number: int = field(default_factory=itertools.count().__next__)
-
-    def hash_for(self, username: str) -> str:
-        """Return the account's hash, for an unknown name some account's: so both take the same time.
-
-        The same name always meets the same stand-in, or its varying times would tell that it is unknown.
-        """
-        if username in self.hashes:
-            return self.hashes[username]
-        if not self.stand_ins:
-            return _STAND_IN
-        digest = hashlib.sha256(username.encode("utf-8")).digest()
-        return self.stand_ins[int.from_bytes(digest[:8], "big") % len(self.stand_ins)]
-
-    def account(self, username: str) -> Account:
-        """Return an account that the file has; its stamp changes with its line."""
-        stamp = hashlib.sha256(self.hashes[username].encode("ascii")).hexdigest()
-        return Account(username, self.groups.get(username, frozenset()), stamp=stamp)
-
-
 class HtpasswdBackend(Backend):
-    """Accounts in a file that is read again when it changes: whole, or not at all.
+    """Accounts in a file, read when the backend is built. A changed file builds it again.
 
     Args:
-        options: which files.
+        options: the files.
 
     Raises:
         ConfigurationError: if a file cannot be read or a line of it cannot be understood.
     """
 
     Options = HtpasswdOptions
-    rereads = frozenset({"path", "groups"})
-    is_even = True
-    is_local = True
 
     def __init__(self, options: HtpasswdOptions) -> None:
         self._options: Final = options
-        self._reading: Final = threading.Lock()
-        self._stamp: object = self._take_stamp()
-        self._version: _Version = _read_version(options)
+        self._hashes: Final = _read_hashes(options.path)
+        self._stand_ins: Final = tuple(self._hashes.values()) or (_STAND_IN,)
+        self._groups: Final = _read_groups(options.groups) if options.groups is not None else {}
 
     def authenticate(self, username: str, password: str) -> Account:
-        """Prove that the password is this account's; names count letter by letter.
+        """Prove that the password is this account's; names are compared letter by letter.
 
         Raises:
-            UnknownAccount: if the file does not have the name; after as much work as for one that it has.
+            UnknownAccount: if the file does not have the name; after as much work as for a known one.
             InvalidCredentials: if the password is wrong.
         """
-        refuse_unusable(username, password)
-        version = self._current()
-        right = _verify(password, version.hash_for(username))
-        if username not in version.hashes:
+        right = _verify(password, self._hash_for(username))
+        if username not in self._hashes:
             raise UnknownAccount(reason="the name is not in the password file")
         if not right:
             raise InvalidCredentials(reason="the password is wrong")
-        return version.account(username)
+        return self._account(username)
 
-    def lookup(self, name: str, keepsake: str) -> Account:
-        """Find an account again without its password.
+    def lookup(self, name: str, password: str) -> Account:
+        """Find an account again, for a refresh token.
 
         Raises:
-            InvalidCredentials: if the file does not have it any more.
+            InvalidCredentials: if it is no longer in the file.
         """
-        version = self._current()
-        if name not in version.hashes:
-            # For good, that is: who writes the file in place, as Apache's htpasswd does, empties it first.
-            self._let_settle()
-            version = self._current()
-        if name not in version.hashes:
-            raise InvalidCredentials(reason="the name is not in the password file any more")
-        return version.account(name)
+        if name not in self._hashes:
+            raise InvalidCredentials(reason="the name is no longer in the password file")
+        return self._account(name)
 
-    def version(self) -> int:
-        """Return another number after each change of the files."""
-        return self._current().number
-
-    def findings(self) -> Iterable[Finding]:
-        """Say which hashes are weak, who may read the file, and which group members are nobody."""
-        version = self._current()
+    def diagnose(self, account: str = "", repository: str = "") -> Findings:
+        """Report weak hashes, file permissions, and group members that are no accounts."""
+        if account:
+            yield from super().diagnose(account)
+        if account or repository:
+            return
         subject = str(self._options.path)
         mode = stat.S_IMODE(self._options.path.stat().st_mode)
         if mode & (stat.S_IRWXO | stat.S_IWGRP):
@@ -175,90 +135,69 @@ class HtpasswdBackend(Backend):
                 f"others can make themselves members of any group (mode {group_mode:04o})",
                 f"run: chmod 0644 {groups}",
             )
-        told = 0
-        for name, hash_ in version.hashes.items():
-            weakness = _weakness(hash_)
-            if weakness:
-                told += 1
-                if told <= _NAMED_FINDINGS:
-                    yield Finding(Severity.WARNING, subject, f"the account '{name}' has {weakness}", _renew(name))
-        if told > _NAMED_FINDINGS:
-            yield Finding(Severity.WARNING, subject, f"{told - _NAMED_FINDINGS} more accounts have such hashes")
-        for name in sorted(version.groups.keys() - version.hashes.keys())[:_NAMED_FINDINGS]:
+        weak = [(name, weakness) for name, hash_ in self._hashes.items() if (weakness := _weakness(hash_))]
+        for name, weakness in weak[:_MAX_FINDINGS]:
             yield Finding(
                 Severity.WARNING,
-                str(self._options.groups),
-                f"the member '{name}' is no account of {subject}",
-                "take the name out, or add the account with `tokenissuer passwd`",
+                subject,
+                f"the account '{name}' has {weakness}",
+                f"set a new one with: tokenissuer passwd {name}",
+            )
+        if len(weak) > _MAX_FINDINGS:
+            yield Finding(Severity.WARNING, subject, f"{len(weak) - _MAX_FINDINGS} more accounts have such hashes")
+        for name in sorted(self._groups.keys() - self._hashes.keys())[:_MAX_FINDINGS]:
+            yield Finding(
+                Severity.WARNING,
+                str(groups),
+                f"the member '{name}' is not an account in {subject}",
+                "remove the name, or add the account with `tokenissuer passwd`",
             )
 
     def set_password(self, username: str, password: str) -> None:
-        """Add an account or change its password, by a new file in the old one's place.
+        """Add an account or change its password, by replacing the file.
 
         Raises:
-            TokenIssuerError: if name or password cannot stand in such a file, or it cannot be written.
+            TokenIssuerError: if the file cannot have this name or password, or cannot be written.
         """
-        if not _LINE.fullmatch(f"{username}:{_STAND_IN}") or username.strip() != username or username[0] == "#":
+        is_line = _LINE.fullmatch(f"{username}:{_STAND_IN}") is not None
+        if not is_line or username.strip() != username or username[0] == "#" or not _is_typable(username, _MAX_NAME):
             raise TokenIssuerError(
-                f"{username!r} cannot be an account name: it must not be empty, hold a colon or control character, "
-                "or begin with # or a space"
+                f"{username[:100]!r} cannot be an account name: it must not be empty, have a colon or control character, "
+                f"begin with # or a space, or have more than {_MAX_NAME} characters"
             )
-        try:
-            refuse_unusable(username, password)
-        except InvalidCredentials as error:
-            raise TokenIssuerError(f"this cannot be a password: {error.reason}") from None
+        if not _is_typable(password, _MAX_PASSWORD):
+            raise TokenIssuerError("this cannot be a password: it is empty, too long or has a control character")
         secret = password.encode("utf-8")
         if len(secret) > _BCRYPT_BYTES:
             raise TokenIssuerError(f"the password has {len(secret)} bytes; bcrypt takes at most {_BCRYPT_BYTES}")
         hash_ = bcrypt.hashpw(secret, bcrypt.gensalt(_BCRYPT_COST)).decode("ascii")
-        # A link stays a link: what it points to is replaced.
+        # A link stays a link: the file it points to is replaced.
         path = self._options.path.resolve()
         try:
             with _locked(path.parent):
-                # As bytes: `read_text` would make a new line of what stands behind a lone carriage return.
+                # As bytes: `read_text` would begin a new line after a lone carriage return.
                 _replace(path, _with_line(path.read_bytes().decode("utf-8"), username, hash_))
         except OSError as error:
             raise TokenIssuerError(f"cannot write {path}: {error.strerror}") from None
 
-    def _current(self) -> _Version:
-        """Return what is in force, after a look whether the files have changed."""
-        stamp = self._take_stamp()
-        # Whoever finds another thread reading goes on with the version before.
-        if stamp != self._stamp and self._reading.acquire(blocking=False):
-            try:
-                self._version = _read_version(self._options)
-                _log.info(
-                    "%s: read again, %d accounts",
-                    *(self._options.path, len(self._version.hashes)),
-                    extra={"security": "reload"},
-                )
-            except ConfigurationError as error:
-                _log.error("%s; what was read before stays in force", error, extra={"security": "reload_failed"})
-            finally:
-                self._stamp = stamp
-                self._reading.release()
-        return self._version
+    def _hash_for(self, username: str) -> str:
+        """Return the account's hash. For an unknown name, return another account's: both take the same time.
 
-    def _let_settle(self) -> None:
-        """Wait until the password file has been left alone for a moment; not long, even if the clock is wrong."""
-        end = time.monotonic() + 2 * _SETTLED
-        with contextlib.suppress(OSError):
-            while time.time() < self._options.path.stat().st_ctime + _SETTLED and time.monotonic() < end:
-                time.sleep(_SETTLED / 10)
+        The same unknown name always gets the same hash, or its varying times would show that it is unknown.
+        """
+        if username in self._hashes:
+            return self._hashes[username]
+        digest = hashlib.sha256(username.encode("utf-8")).digest()
+        return self._stand_ins[int.from_bytes(digest[:8], "big") % len(self._stand_ins)]
 
-    def _take_stamp(self) -> tuple[object, ...]:
-        return tuple(file_stamp(path) for path in (self._options.path, self._options.groups) if path is not None)
-
-
-def _read_version(options: HtpasswdOptions) -> _Version:
-    hashes = _read_hashes(options.path)
-    groups = _read_groups(options.groups) if options.groups is not None else {}
-    return _Version(hashes, tuple(hashes.values()), groups)
+    def _account(self, username: str) -> Account:
+        version = hashlib.sha256(self._hashes[username].encode("ascii")).hexdigest()
+        return Account(username, self._groups.get(username, frozenset()), password_version=version)
 
 
 def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -272,16 +211,16 @@ def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def _read_hashes(path: Path) -> dict[str, str]:
     hashes: dict[str, str] = {}
-    # No message may quote a line: a password in plain text may stand there.
+    # No message may quote a line: it may have a password in plain text.
     for number, line in _read_lines(path):
         match = _LINE.fullmatch(line)
         if match is None:
             raise ConfigurationError(f"{path}, line {number}: {_complaint(line)}")
         name = match["name"]
         if name != name.strip():
-            raise ConfigurationError(f"{path}, line {number}: the name begins or ends with a space; take it out")
+            raise ConfigurationError(f"{path}, line {number}: the name begins or ends with a space; remove it")
         if name in hashes:
-            raise ConfigurationError(f"{path}, line {number}: the same name stands on an earlier line; remove one")
+            raise ConfigurationError(f"{path}, line {number}: an earlier line has the same name; remove one")
         hashes[name] = match["hash"]
     return hashes
 
@@ -289,17 +228,17 @@ def _read_hashes(path: Path) -> dict[str, str]:
 def _complaint(line: str) -> str:
     name, colon, rest = line.partition(":")
     if not name or not colon:
-        return "this is no line of name:hash; remove it"
+        return "not a line of name:hash; remove it"
     if rest.startswith(("$2", "$5$", "$6$", "$apr1$", "{SHA}")):
         return (
             "the hash is damaged, or takes longer than a login can wait; "
-            "remove the line and set the password anew with `tokenissuer passwd`"
+            "remove the line and set a new password with `tokenissuer passwd`"
         )
     if rest.startswith("$y$"):
-        return "yescrypt hashes are not supported; remove the line and set the password anew with `tokenissuer passwd`"
+        return "yescrypt hashes are not supported; remove the line and set a new password with `tokenissuer passwd`"
     return (
         "the password is neither a bcrypt, SHA-crypt, APR1 nor {SHA} hash; "
-        "remove the line and set it anew with `tokenissuer passwd`, or use `htpasswd -B`"
+        "remove the line and set a new one with `tokenissuer passwd` or `htpasswd -B`"
     )
 
 
@@ -308,7 +247,7 @@ def _read_groups(path: Path) -> dict[str, frozenset[str]]:
     for number, line in _read_lines(path):
         group, colon, members = line.partition(":")
         if not colon or not group.strip():
-            raise ConfigurationError(f"{path}, line {number}: this is no line of group: name name; remove it")
+            raise ConfigurationError(f"{path}, line {number}: not a line of group: name name; remove it")
         for member in members.split():
             groups.setdefault(member, set()).add(group.strip())
     return {member: frozenset(of) for member, of in groups.items()}
@@ -317,7 +256,7 @@ def _read_groups(path: Path) -> dict[str, frozenset[str]]:
 def _verify(password: str, hash_: str) -> bool:
     if hash_.startswith("$2"):
         secret = password.encode("utf-8")
-        # Measured against the beginning, to take the same time, and refused: bcrypt would see no difference.
+        # Too long a password is compared too, to take the same time, and then refused: bcrypt ignores its end.
         right = bcrypt.checkpw(secret[:_BCRYPT_BYTES], hash_.encode("ascii"))
         return right and len(secret) <= _BCRYPT_BYTES
     return _VERIFIERS[hash_[:3]](password, hash_)
@@ -339,7 +278,7 @@ _VERIFIERS: Final = {
 
 
 def _weakness(hash_: str) -> str:
-    """Name what is wrong with a hash; empty if nothing is."""
+    """Say what is wrong with a hash; empty if nothing."""
     if hash_.startswith("{SHA}"):
         return "an unsalted SHA-1 hash, which is guessed at once"
     if hash_.startswith("$apr1$"):
@@ -356,8 +295,8 @@ def _weakness(hash_: str) -> str:
     return ""
 
 
-def _renew(name: str) -> str:
-    return f"set it anew with: tokenissuer passwd {name}"
+def _is_typable(text: str, longest: int) -> bool:
+    return 0 < len(text) <= longest and not any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text)
 
 
 def _with_line(text: str, username: str, hash_: str) -> str:
@@ -373,7 +312,7 @@ def _with_line(text: str, username: str, hash_: str) -> str:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep a second writer out: it would bring back the first one's old lines."""
+    """Let one writer in at a time: a second one would restore the first one's old lines."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -383,13 +322,13 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Put a new file in the old one's place, on disk before it counts, with the old one's mode and owner."""
+    """Replace a file atomically and keep its mode and owner."""
     status = path.stat()
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
             fresh = os.fstat(descriptor)
-            # Not what this process is: a folder may give its own group to new files.
+            # Compared with the new file: a folder may give its own group to new files.
             if (fresh.st_uid, fresh.st_gid) != (status.st_uid, status.st_gid):
                 os.fchown(descriptor, status.st_uid, status.st_gid)
             os.fchmod(descriptor, stat.S_IMODE(status.st_mode))

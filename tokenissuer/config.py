@@ -1,30 +1,35 @@
-"""TOML → a built service. README has the reference of all keys."""
+"""TOML → a running application: find, load, compose. Each table's options stand beside what they configure."""
 
 from __future__ import annotations
 
-import dataclasses
-import ipaddress
 import os
+import time
 import tomllib
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
-from tokenissuer.backend import Backend, Chain, Source, load_backend
+from tokenissuer.accounts.backend import Backend, load_backend
+from tokenissuer.accounts.cache import CachedBackend, CacheOptions
+from tokenissuer.accounts.chain import Chain
+from tokenissuer.accounts.throttle import Throttle, ThrottleOptions
+from tokenissuer.diagnosis import Finding, Findings, Severity
 from tokenissuer.errors import ConfigurationError
-from tokenissuer.finding import Finding, Severity
-from tokenissuer.issuer import MIN_LIFETIME, Issuer
-from tokenissuer.keys import KeyForm, SigningKey, file_findings, load_signing_key
-from tokenissuer.memory import LONGEST, Memory
-from tokenissuer.options import Secret, decode, files_in, near_match, option
-from tokenissuer.policy import REPOSITORY_ACTIONS, Glob, IPNetwork, Policy, Rule
-from tokenissuer.proxies import UNIX, X_FORWARDED_FOR, TrustedProxies
-from tokenissuer.refresh import RefreshTokens, Store, load_store
+from tokenissuer.monitoring.health import Health
+from tokenissuer.monitoring.metrics import CERTIFICATE_END, STORE, MetricsOptions, observe_backend, observe_request
+from tokenissuer.net import is_loopback
+from tokenissuer.options import decode, files_in, near_match
+from tokenissuer.policy import AccessOptions, Policy, Rule
 from tokenissuer.service import TokenService
-from tokenissuer.throttle import Throttle, open_redis
+from tokenissuer.sessions.store import Store, load_store
+from tokenissuer.sessions.tokens import RefreshOptions, RefreshTokens
+from tokenissuer.signing.issuer import Issuer, IssuerOptions
+from tokenissuer.signing.keys import KeyForm, SigningKey, SigningOptions, file_findings, load_signing_key
+from tokenissuer.web.app import Application
+from tokenissuer.web.proxies import ServerOptions
 
 T = TypeVar("T")
 
@@ -32,201 +37,13 @@ ENVIRONMENT_VARIABLE: Final = "TOKENISSUER_CONFIG"
 FILE_NAME: Final = "tokenissuer.toml"
 SYSTEM_FILE: Final = Path("/etc/tokenissuer") / FILE_NAME
 
+#: Requests answered at once by default.
+THREADS: Final = 8
 #: Seconds: what a token allows cannot be taken back before it ends.
 _LONG_LIFETIME: Final = 3600
-#: What a counter of wrong passwords takes.
-_MOST_TRIES: Final = 10_000
-_LONGEST_WINDOW: Final = 24 * 3600
 
-
-@dataclass(frozen=True, slots=True)
-class IssuerOptions:
-    """The `[issuer]` table."""
-
-    name: str = option("the issuer name: the registry's auth.token.issuer")
-    services: tuple[str, ...] = option("the registries' names: their auth.token.service; any other is refused")
-    realm: str = option("the URL clients are sent to: the registry's auth.token.realm")
-    lifetime: int = option("seconds a token is good for, at least 60", default=900)
-
-    def __post_init__(self) -> None:
-        if not self.name:
-            raise ValueError("'name' is empty")
-        if not self.services or "" in self.services:
-            raise ValueError("'services' needs at least one name; use the registry's auth.token.service")
-        if self.lifetime < MIN_LIFETIME:
-            raise ValueError(f"'lifetime' is {self.lifetime}; clients need at least {MIN_LIFETIME} seconds")
-        check_realm(self.realm)
-
-
-@dataclass(frozen=True, slots=True)
-class SigningOptions:
-    """The `[signing]` table."""
-
-    key: Path = option("the private key, PEM")
-    certificate: Path = option("its certificate, PEM: the registry's rootcertbundle")
-    key_forms: Mapping[str, Literal["x5c", "thumbprint", "libtrust"]] = option(
-        "for each service, how a token names its key: 'x5c' unless said otherwise; "
-        "'thumbprint' for a registry 3.x that has only `jwks`",
-        default_factory=dict,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class AccessOptions:
-    """One `[[access]]` table."""
-
-    accounts: frozenset[str] = option("accounts the rule is for", default=frozenset())
-    groups: frozenset[str] = option("groups the rule is for", default=frozenset())
-    authenticated: bool = option("whether it is for everyone who is logged in", default=False)
-    everyone: bool = option("whether it is for everyone, logged in or not", default=False)
-    repositories: tuple[str, ...] = option("patterns of repository names: `*`, `**`, {account}, {group}", default=())
-    catalog: bool = option("whether it is about the list of all repositories", default=False)
-    actions: frozenset[str] = option("'pull', 'push', 'delete', or '*' for all three", default=frozenset())
-    services: frozenset[str] | None = option("only for these registries; absent: for all", default=None)
-    networks: tuple[str, ...] | None = option(
-        "only from these addresses or networks; absent: from anywhere", default=None
-    )
-    effect: Literal["allow", "deny"] = option("'deny' takes away, whatever other rules allow", default="allow")
-
-    def __post_init__(self) -> None:
-        if not (self.accounts or self.groups or self.authenticated or self.everyone):
-            raise ValueError("the rule is for nobody; add accounts, groups, authenticated = true or everyone = true")
-        if not self.repositories and not self.catalog:
-            raise ValueError("the rule is about nothing; add repositories or catalog = true")
-        if self.repositories and not self.actions:
-            raise ValueError("the key 'actions' is missing; use for example actions = [\"pull\"]")
-        if self.actions and not self.repositories:
-            raise ValueError("'actions' speaks of repositories, but none are named; the catalog needs no actions")
-        for key, values in (("services", self.services), ("networks", self.networks)):
-            if values is not None and not values:
-                raise ValueError(f"'{key}' is empty, so the rule would never apply; name some, or leave the key out")
-        for action in self.actions - REPOSITORY_ACTIONS - {"*"}:
-            raise ValueError(f"unknown action '{action}'; {near_match(action, REPOSITORY_ACTIONS)}")
-
-    def rule(self, number: int) -> Rule:
-        """Build the rule.
-
-        Raises:
-            ValueError: if a pattern or network cannot be understood.
-        """
-        return Rule(
-            number=number,
-            accounts=self.accounts,
-            groups=self.groups,
-            authenticated=self.authenticated,
-            everyone=self.everyone,
-            repositories=tuple(Glob(text) for text in self.repositories),
-            catalog=self.catalog,
-            actions=REPOSITORY_ACTIONS if "*" in self.actions else self.actions,
-            services=self.services or frozenset(),
-            networks=tuple(_network(text) for text in self.networks or ()),
-            deny=self.effect == "deny",
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class ServerOptions:
-    """The `[server]` table: what stands between the clients and this server."""
-
-    trusted_proxies: tuple[str, ...] = option(
-        "addresses or networks of the proxies in front, or 'unix' for a Unix socket; absent: none", default=()
-    )
-    forwarded_header: Literal["X-Forwarded-For", "Forwarded"] = option(
-        "the header in which these proxies name the client", default=X_FORWARDED_FOR
-    )
-
-    def proxies(self) -> TrustedProxies:
-        """Return the proxies whose word counts.
-
-        Raises:
-            ValueError: if one is no address or network.
-        """
-        networks = tuple(_network(text) for text in self.trusted_proxies if text != UNIX)
-        if any(network.prefixlen == 0 for network in networks):
-            raise ValueError("'trusted_proxies' holds every address there is; name the proxies in front, and no others")
-        return TrustedProxies(networks, UNIX in self.trusted_proxies, self.forwarded_header)
-
-    def __post_init__(self) -> None:
-        self.proxies()
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryOptions:
-    """The `[memory]` table: how long answers of the backends hold."""
-
-    success: int = option("seconds for which a right password is remembered, 0 to 60", default=LONGEST)
-    failure: int = option("seconds for which a refused one is remembered, 0 to 60", default=LONGEST)
-
-    def __post_init__(self) -> None:
-        for key, seconds in (("success", self.success), ("failure", self.failure)):
-            if not 0 <= seconds <= LONGEST:
-                raise ValueError(f"'{key}' is {seconds}; use 0 to {LONGEST} seconds")
-
-    def remember(self, source: Source, places: int) -> Source:
-        """Return the source with a memory, and so many places for threads that ask it."""
-        return Source(source.name, Memory(source.backend, self.success, self.failure, places, source.name))
-
-
-@dataclass(frozen=True, slots=True)
-class ThrottleOptions:
-    """The `[throttle]` table: how guessing is slowed down."""
-
-    account: int = option("different wrong passwords for one account from one address; 0 for any number", default=10)
-    address: int = option("different wrong passwords from one address; 0 for any number", default=100)
-    window: int = option("seconds for which each of them counts", default=600)
-    redis: Secret | None = option("URL of a Redis that counts for several machines; absent: memory", default=None)
-
-    def __post_init__(self) -> None:
-        for key, tries in (("account", self.account), ("address", self.address)):
-            if not 0 <= tries <= _MOST_TRIES:
-                raise ValueError(f"'{key}' is {tries}; use 1 to {_MOST_TRIES}, or 0 for no limit")
-        if self.account and 0 < self.address < self.account:
-            raise ValueError(f"'address' is {self.address}, less than 'account' ({self.account}); make it greater")
-        if not 1 <= self.window <= _LONGEST_WINDOW:
-            raise ValueError(f"'window' is {self.window}; use 1 to {_LONGEST_WINDOW} seconds")
-        if self.redis is not None:
-            try:
-                open_redis(self.redis.reveal())
-            except ConfigurationError as error:
-                raise ValueError(str(error)) from None
-
-    def build(self, key: SigningKey) -> Throttle | None:
-        """Return the throttle; None if there is no limit.
-
-        Args:
-            key: makes the counters' names unreadable, and the same on every machine that has it.
-        """
-        if not self.account and not self.address:
-            return None
-        redis = self.redis.reveal() if self.redis is not None else ""
-        return Throttle(self.account, self.address, self.window, key.derive("tokenissuer throttle"), redis)
-
-
-@dataclass(frozen=True, slots=True)
-class MetricsOptions:
-    """The `[metrics]` table. Without it nothing is shown."""
-
-    listen: str = option("HOST:PORT for /metrics, and /readyz in detail; only you may reach it")
-
-    def __post_init__(self) -> None:
-        host, _, port = self.listen.rpartition(":")
-        if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
-            raise ValueError(f"'listen' is '{self.listen}'; use HOST:PORT such as 127.0.0.1:9001")
-
-
-@dataclass(frozen=True, slots=True)
-class RefreshOptions:
-    """The `[refresh]` table. Without it no refresh tokens are issued."""
-
-    idle: int = option("seconds of disuse after which a login ends", default=30 * 24 * 3600)
-    age: int = option("seconds after which a login ends in any case", default=365 * 24 * 3600)
-    except_clients: frozenset[str] = option("client ids that are given no refresh token", default=frozenset())
-    except_services: frozenset[str] = option("registries for which none are given", default=frozenset())
-
-    def __post_init__(self) -> None:
-        for key, seconds in (("idle", self.idle), ("age", self.age)):
-            if seconds < MIN_LIFETIME:
-                raise ValueError(f"'{key}' is {seconds}; use at least {MIN_LIFETIME} seconds")
+#: What tells one version of a file from the next; empty if there is no file.
+Stamp = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,39 +54,65 @@ class RefreshConfig:
     store: type[Store]
     store_options: Any
 
-    def build(self) -> RefreshTokens:
-        """Open the store.
-
-        Raises:
-            ConfigurationError: if it cannot be used as configured.
-        """
-        return RefreshTokens(
-            self.store(self.store_options),
-            self.options.idle,
-            self.options.age,
-            self.options.except_clients,
-            self.options.except_services,
-        )
-
 
 @dataclass(frozen=True, slots=True)
-class BackendOptions:
+class BackendConfig:
     """One `[[backends]]` table: which backend, and its own options."""
 
     name: str
     cls: type[Backend]
     options: Any
 
-    def build(self) -> Source:
+    def build(self) -> Backend:
         """Make the backend.
 
         Raises:
-            ConfigurationError: if it cannot be used as configured.
+            ConfigurationError: if it cannot work with these options.
         """
-        try:
-            return Source(self.name, self.cls(self.options))
-        except ConfigurationError as error:
-            raise ConfigurationError(f"backend '{self.name}': {error}") from error
+        return _with_place(f"backend '{self.name}'", lambda: self.cls(self.options))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a running application that a reload keeps if nothing about it has changed.
+
+    Args:
+        source: everything it was made from, to be compared.
+        value: the part, with its remembered answers, counts and connections.
+        close: closes it.
+    """
+
+    source: object = field(repr=False)
+    value: Any
+    close: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """An application, and what it is made of.
+
+    Args:
+        application: answers requests.
+        health: whether backends and store can be asked.
+        key_id: the thumbprint of the signing key.
+        parts: what a reload may keep.
+    """
+
+    application: Application
+    health: Health
+    key_id: str
+    parts: tuple[Part, ...] = field(repr=False)
+
+    def close(self, keep: Running | None = None) -> None:
+        """Close every part.
+
+        Args:
+            keep: another application; the parts that it uses stay open.
+        """
+        kept = [part.value for part in keep.parts] if keep else []
+        for part in self.parts:
+            if not any(part.value is value for value in kept):
+                part.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,17 +120,17 @@ class Config:
     """A configuration that has been read; nothing is built yet.
 
     Args:
-        path: the file.
+        path: the file; the folder if there is no file.
     """
 
     path: Path
     issuer: IssuerOptions
     signing: SigningOptions
-    backends: tuple[BackendOptions, ...]
+    backends: tuple[BackendConfig, ...]
     rules: tuple[Rule, ...]
     refresh: RefreshConfig | None
     server: ServerOptions
-    memory: MemoryOptions
+    cache: CacheOptions
     throttle: ThrottleOptions
     metrics: MetricsOptions | None
 
@@ -300,58 +143,75 @@ class Config:
         return load_signing_key(self.signing.key, self.signing.certificate)
 
     def files(self) -> frozenset[Path]:
-        """Return the files on which what is built here depends, less those that a backend itself reads again."""
+        """Return the files that an application is built from."""
         found = {self.path, self.signing.key, self.signing.certificate}
-        for backend in self.backends:
-            for field in dataclasses.fields(backend.options):
-                if field.name not in backend.cls.rereads:
-                    found.update(files_in(getattr(backend.options, field.name)))
-        return frozenset(found)
+        return frozenset(found.union(*(files_in(backend.options) for backend in self.backends)))
 
     def key_forms(self) -> dict[str, KeyForm]:
-        """Return how tokens name their key, for the services where that is said."""
+        """Return how tokens name their key, for the services where the configuration says so."""
         return {service: KeyForm(form) for service, form in self.signing.key_forms.items()}
 
-    def build(self, now: float, threads: int = 8) -> TokenService:
-        """Build the service.
+    def open_refresh(self) -> RefreshTokens | None:
+        """Open the session store; None if no refresh tokens are issued.
+
+        Raises:
+            ConfigurationError: if it cannot be used.
+        """
+        if self.refresh is None:
+            return None
+        return RefreshTokens(self.refresh.store(self.refresh.store_options), self.refresh.options)
+
+    def open_chain(self) -> Chain:
+        """Make the backends, without a cache.
+
+        Raises:
+            ConfigurationError: if one cannot work with its options.
+        """
+        return Chain([CachedBackend(backend.name, backend.build(), CacheOptions(0, 0)) for backend in self.backends])
+
+    def application(self) -> Application:
+        """Build the WSGI application.
+
+        Raises:
+            ConfigurationError: if any part cannot be used.
+        """
+        return self.build().application
+
+    def build(self, threads: int = THREADS, before: Running | None = None) -> Running:
+        """Build the WSGI application and everything it needs.
 
         Args:
-            now: seconds since 1970, to hold the certificate against.
             threads: requests that the server answers at once.
+            before: the application that this one replaces.
 
         Raises:
             ConfigurationError: if any part cannot be used.
         """
         key = self.load_key()
-        try:
-            key.expiry(now)
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{self.signing.certificate}: {error}") from None
+        _with_place(str(self.signing.certificate), lambda: key.expiry(time.time()))
         issuer = Issuer(self.issuer.name, key, self.issuer.lifetime, self.key_forms())
-        with ExitStack() as built:
-            sources = []
-            for backend in self.backends:
-                source = backend.build()
-                built.callback(source.backend.close)
-                sources.append(self.memory.remember(source, self._places(backend, threads)))
-            chain = Chain(sources)
-            refresh = self.refresh.build() if self.refresh is not None else None
-            services = self.issuer.services
-            throttle = self.throttle.build(key)
-            policy = Policy(self.rules)
-            service = TokenService(issuer, chain, policy, services, refresh, self.issuer.realm, throttle)
-            built.pop_all()
-        return service
+        with ExitStack() as undo:
+            parts = _Parts(before, undo)
+            backends = [parts.backend(backend, self.cache, threads) for backend in self.backends]
+            refresh = parts.get(
+                self.refresh, self.open_refresh, lambda tokens: tokens.store.close() if tokens else None
+            )
+            throttle = parts.get((self.throttle, key.thumbprint), lambda: self._throttle(key))
+            chain, policy = Chain(backends), Policy(self.rules)
+            service = TokenService(issuer, chain, policy, self.issuer.services, refresh, throttle)
+            health = parts.get([*backends, refresh], lambda: _health(backends, refresh))
+            CERTIFICATE_END.set(key.certificate.not_valid_after_utc.timestamp())
+            application = Application(service, self.server.proxies(), self.issuer.realm, health.prove, observe_request)
+            undo.pop_all()
+        return Running(application, health, key.thumbprint, tuple(parts.made))
 
-    def _places(self, backend: BackendOptions, threads: int) -> int:
-        """Return how many threads a backend may hold: all that may hang together leave half for other requests."""
-        if backend.cls.is_local:
-            return threads
-        remote = sum(not other.cls.is_local for other in self.backends)
-        return max(1, threads // 2 // remote)
+    def _throttle(self, key: SigningKey) -> Throttle | None:
+        if not self.throttle.account and not self.throttle.address:
+            return None
+        return Throttle(self.throttle, key.derive("tokenissuer throttle"))
 
-    def findings(self, now: float) -> Iterator[Finding]:
-        """Say what is wrong with key, certificate, realm and rules, or soon will be.
+    def findings(self, now: float) -> Findings:
+        """Report on key, certificate, realm and rules.
 
         Args:
             now: seconds since 1970.
@@ -366,9 +226,9 @@ class Config:
         yield from self._issuer_findings()
         yield from self._rule_findings()
 
-    def _issuer_findings(self) -> Iterator[Finding]:
+    def _issuer_findings(self) -> Findings:
         realm = urllib.parse.urlsplit(self.issuer.realm)
-        if realm.scheme == "http" and not _is_loopback(realm.hostname or ""):
+        if realm.scheme == "http" and not is_loopback(realm.hostname or ""):
             yield Finding(
                 Severity.WARNING,
                 "[issuer] realm",
@@ -379,12 +239,12 @@ class Config:
             yield Finding(
                 Severity.WARNING,
                 "[issuer] lifetime",
-                f"a token is good for {self.issuer.lifetime} seconds, whatever is revoked meanwhile",
+                f"a token is valid for {self.issuer.lifetime} seconds, whatever is revoked in that time",
                 f"use at most {_LONG_LIFETIME}; a push outlives it only if one layer takes longer",
             )
 
-    def _rule_findings(self) -> Iterator[Finding]:
-        grants = any(options.cls.grants is not Backend.grants for options in self.backends)
+    def _rule_findings(self) -> Findings:
+        grants = any(backend.cls.grants is not Backend.grants for backend in self.backends)
         if not grants and not any(not rule.deny for rule in self.rules):
             yield Finding(
                 Severity.WARNING,
@@ -398,7 +258,7 @@ class Config:
                 yield Finding(
                     Severity.WARNING,
                     subject,
-                    "it allows push without pull, and a registry takes a push only with both",
+                    "it allows push without pull, and a registry accepts a push only with both",
                     'use actions = ["pull", "push"]',
                 )
             if not rule.deny and rule.everyone and rule.actions & {"push", "delete"}:
@@ -406,15 +266,62 @@ class Config:
                     Severity.WARNING,
                     subject,
                     "anybody may push or delete without logging in",
-                    "use authenticated = true if that is not meant",
+                    "use authenticated = true if that is not intended",
                 )
+
+
+class _Parts:
+    """The parts of a new application: each is made, or taken from the application that it replaces."""
+
+    def __init__(self, before: Running | None, undo: ExitStack) -> None:
+        self._before: Final = before.parts if before else ()
+        self._undo: Final = undo
+        self.made: Final[list[Part]] = []
+
+    def backend(self, config: BackendConfig, cache: CacheOptions, threads: int) -> CachedBackend:
+        # Half of the threads: the other half stays free if the backend hangs.
+        places = max(1, threads // 2)
+        return self.get(
+            (config, cache, places, file_stamps(files_in(config.options))),
+            lambda: CachedBackend(config.name, config.build(), cache, places, observe_backend),
+            lambda cached: cached.backend.close(),
+        )
+
+    def get(self, source: object, make: Callable[[], T], close: Callable[[T], None] = lambda value: None) -> T:
+        for part in self._before:
+            if part.source == source:
+                self.made.append(part)
+                kept: T = part.value
+                return kept
+        value = make()
+        self._undo.callback(close, value)
+        self.made.append(Part(source, value, lambda: close(value)))
+        return value
+
+
+def _health(backends: Sequence[CachedBackend], refresh: RefreshTokens | None) -> Health:
+    checks = {backend.name: backend.backend.check for backend in backends}
+    return Health(checks if refresh is None else checks | {STORE: refresh.store.check})
+
+
+def file_stamps(paths: Iterable[Path]) -> tuple[tuple[Path, Stamp], ...]:
+    """Return what changes whenever one of these files changes."""
+    return tuple((path, _stamp(path)) for path in sorted(paths))
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino, status.st_dev)
 
 
 def find_config(given: Path | None) -> Path:
     """Return the configuration file to use.
 
     Args:
-        given: from the command line; else the environment variable, the working folder and /etc are tried.
+        given: from the command line; if None, the environment variable, the working folder and /etc are tried.
 
     Raises:
         ConfigurationError: if there is none.
@@ -432,67 +339,64 @@ def find_config(given: Path | None) -> Path:
     )
 
 
-def load_config(path: Path) -> Config:
+def load_config(path: Path | str) -> Config:
     """Read a configuration file.
 
     Raises:
         ConfigurationError: if anything in it cannot be understood; the text names file, table and key.
     """
+    path = Path(path)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: this is not TOML: {error}") from None
-    try:
-        return _decode_config(path, table)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{path}: {error}") from error
+        raise ConfigurationError(f"{path}: not TOML: {error}") from None
+    return _with_place(str(path), lambda: _decode_config(path, path.absolute().parent, table))
 
 
-def check_realm(realm: str) -> None:
-    """Refuse a realm that some client cannot use.
+def parse_config(table: Mapping[str, Any], folder: Path | str = ".") -> Config:
+    """Read a configuration from a table, as the file would hold it.
+
+    Args:
+        table: the tables and keys.
+        folder: the folder that relative paths start from.
 
     Raises:
-        ValueError: if it is no absolute http(s) URL, or has a query: Jib and Apple's client lose it.
+        ConfigurationError: if anything in it cannot be understood.
     """
-    try:
-        url = urllib.parse.urlsplit(realm)
-        # `port` is read where it is asked for, and raises for no number.
-        usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-    except ValueError:
-        usable = False
-    if not usable or any(character.isspace() or character in '"\\' for character in realm):
-        raise ValueError(f"'realm' is '{realm}'; use a whole URL such as https://auth.example.com/token")
-    # By the signs themselves: an empty query would be dropped in parsing, and Jib would add a second question mark.
-    if "?" in realm or "#" in realm or url.username is not None:
-        raise ValueError(f"'realm' is '{realm}'; leave out user, query and fragment: some clients lose them")
+    return _decode_config(Path(folder), Path(folder).absolute(), table)
 
 
-def _decode_config(path: Path, table: Mapping[str, Any]) -> Config:
-    folder = path.absolute().parent
-    known = ("issuer", "signing", "backends", "access", "memory", "metrics", "refresh", "server", "throttle")
+def _decode_config(path: Path, folder: Path, table: Mapping[str, Any]) -> Config:
+    known = ("issuer", "signing", "backends", "access", "cache", "metrics", "refresh", "server", "throttle")
     for key in table:
         if key not in known:
             raise ConfigurationError(f"unknown table [{key}]; {near_match(key, known)}")
     for key in ("issuer", "signing"):
         if key not in table:
             raise ConfigurationError(f"the table [{key}] is missing")
-    issuer = decode(IssuerOptions, _table(table, "issuer"), "[issuer]", folder)
-    signing = decode(SigningOptions, _table(table, "signing"), "[signing]", folder)
+
+    def options(schema: type[T], key: str) -> T:
+        return decode(schema, _table(table, key), f"[{key}]", folder)
+
+    issuer, signing = options(IssuerOptions, "issuer"), options(SigningOptions, "signing")
     for service in signing.key_forms:
         _check_service(service, issuer.services, "[signing.key_forms]")
     backends = [_decode_backend(item, f"[[backends]] {n}", folder) for n, item in _tables(table, "backends")]
-    rules = [_decode_rule(item, n, issuer.services, folder) for n, item in _tables(table, "access")]
     if not backends:
         raise ConfigurationError("no backend is configured; add a [[backends]] table")
-    refresh = _decode_refresh(_table(table, "refresh"), issuer.services, folder) if "refresh" in table else None
-    server = decode(ServerOptions, _table(table, "server") if "server" in table else {}, "[server]", folder)
-    memory = decode(MemoryOptions, _table(table, "memory") if "memory" in table else {}, "[memory]", folder)
-    throttle = decode(ThrottleOptions, _table(table, "throttle") if "throttle" in table else {}, "[throttle]", folder)
-    shown = decode(MetricsOptions, _table(table, "metrics"), "[metrics]", folder) if "metrics" in table else None
     return Config(
-        path, issuer, signing, tuple(_named(backends)), tuple(rules), refresh, server, memory, throttle, shown
+        path=path,
+        issuer=issuer,
+        signing=signing,
+        backends=tuple(_with_own_names(backends)),
+        rules=tuple(_decode_rule(item, n, issuer.services, folder) for n, item in _tables(table, "access")),
+        refresh=_decode_refresh(_table(table, "refresh"), issuer.services, folder) if "refresh" in table else None,
+        server=options(ServerOptions, "server"),
+        cache=options(CacheOptions, "cache"),
+        throttle=options(ThrottleOptions, "throttle"),
+        metrics=options(MetricsOptions, "metrics") if "metrics" in table else None,
     )
 
 
@@ -512,7 +416,7 @@ def _decode_refresh(table: Mapping[str, Any], services: Sequence[str], folder: P
 
 
 def _table(table: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    found = table[key]
+    found = table.get(key, {})
     if not isinstance(found, dict):
         raise ConfigurationError(f"'{key}' must be a table: write [{key}]")
     return found
@@ -525,7 +429,7 @@ def _tables(table: Mapping[str, Any], key: str) -> Iterable[tuple[int, dict[str,
     return enumerate(found, 1)
 
 
-def _decode_backend(table: dict[str, Any], where: str, folder: Path) -> BackendOptions:
+def _decode_backend(table: dict[str, Any], where: str, folder: Path) -> BackendConfig:
     rest = dict(table)
     type_ = rest.pop("type", None)
     if not isinstance(type_, str):
@@ -534,15 +438,15 @@ def _decode_backend(table: dict[str, Any], where: str, folder: Path) -> BackendO
     if not isinstance(name, str) or not name:
         raise ConfigurationError(f"{where}: 'name' must be a string that is not empty")
     cls = _with_place(where, lambda: load_backend(type_))
-    return BackendOptions(name, cls, decode(cls.Options, rest, f"{where} ({type_})", folder))
+    return BackendConfig(name, cls, decode(cls.Options, rest, f"{where} ({type_})", folder))
 
 
-def _named(backends: Sequence[BackendOptions]) -> Iterator[BackendOptions]:
+def _with_own_names(backends: Sequence[BackendConfig]) -> Iterator[BackendConfig]:
     seen: set[str] = set()
     for number, backend in enumerate(backends, 1):
         if backend.name in seen:
             raise ConfigurationError(
-                f"[[backends]] {number}: two backends are called '{backend.name}'; give one a name = \"…\" of its own"
+                f"[[backends]] {number}: two backends are called '{backend.name}'; give one its own name = \"…\""
             )
         seen.add(backend.name)
         yield backend
@@ -571,19 +475,3 @@ def _with_place(where: str, build: Callable[[], T]) -> T:
         return build()
     except ConfigurationError as error:
         raise ConfigurationError(f"{where}: {error}") from error
-
-
-def _network(text: str) -> IPNetwork:
-    try:
-        return ipaddress.ip_network(text)
-    except ValueError as error:
-        raise ValueError(f"'{text}' is no address or network such as 192.0.2.0/24: {error}") from None
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -1,12 +1,14 @@
-"""Typed structures that are the configuration's schema and its manual: TOML table → frozen dataclass."""
+"""TOML table → frozen dataclass, which is schema and manual at once; and plug-ins by entry point."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib.metadata
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -17,12 +19,17 @@ T = TypeVar("T")
 _TYPE_NAMES: Final = {str: "a string", int: "a whole number", bool: "true or false", Path: "a path in quotes"}
 
 
+@dataclass(frozen=True, slots=True)
+class NoOptions:
+    """The keys of a table that needs none."""
+
+
 class Secret:
-    """A value that shows in no log, traceback or `repr`.
+    """A value that appears in no log, traceback or `repr`.
 
     Args:
         value: the value.
-        file: where it was read from, if from a file of its own.
+        file: the file it was read from, if any.
     """
 
     __slots__ = ("__value", "file")
@@ -35,6 +42,12 @@ class Secret:
         """Return the value itself."""
         return self.__value
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and (self.file, self.__value) == (other.file, other.__value)
+
+    def __hash__(self) -> int:
+        return hash(self.__value)
+
     def __repr__(self) -> str:
         return "Secret(***)"
 
@@ -44,32 +57,32 @@ def option(doc: str, *, default: Any = dataclasses.MISSING, default_factory: Any
 
     Args:
         doc: one line for the manual: meaning and unit.
-        default: the value when the key is absent; without one the key is required.
-        default_factory: makes the default, where one value must not be shared.
+        default: the value if the key is absent; a key without default is required.
+        default_factory: makes the default, for a value that must not be shared.
     """
     return dataclasses.field(default=default, default_factory=default_factory, metadata={"doc": doc})
 
 
 def near_match(word: str, known: Iterable[str]) -> str:
-    """Say which of the known words comes near, or list them all."""
+    """Name the most similar of the known words, or list them all."""
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1)
     if close:
         return f"did you mean '{close[0]}'?"
-    return f"known are: {', '.join(names)}" if names else "none is known"
+    return f"known: {', '.join(names)}" if names else "there are none"
 
 
 def decode(schema: type[T], table: Mapping[str, Any], where: str, folder: Path) -> T:
     """Make an instance of a dataclass of options from a TOML table.
 
-    A key of type `Secret` may also be given as `<key>_file`, a file whose content (less one final newline) is the
-    secret. A `ValueError` from the dataclass's own `__post_init__` is reported with the place.
+    A key of type `Secret` may also be given as `<key>_file`: the file's content, without one final newline, is the
+    secret. A `ValueError` from the dataclass's own `__post_init__` is reported with the table's name.
 
     Args:
         schema: a dataclass whose fields are the keys.
-        table: what the file says.
+        table: the keys and values of the file.
         where: the table's name for error messages.
-        folder: what relative paths are relative to.
+        folder: the folder that relative paths start from.
 
     Raises:
         ConfigurationError: for an unknown, missing or mistyped key; the text names the table, the key and a near match.
@@ -99,11 +112,49 @@ def decode(schema: type[T], table: Mapping[str, Any], where: str, folder: Path) 
         raise ConfigurationError(f"{where}: {error}") from None
 
 
+def load_plugin(group: str, kind: str, type_: str, base: type[T]) -> type[T]:
+    """Find a plug-in class by the name of its entry point.
+
+    Args:
+        group: the entry points' group.
+        kind: the kind of plug-in, for messages.
+        type_: the entry point's name.
+        base: what the class must derive from.
+
+    Raises:
+        ConfigurationError: if no installed package has it, two have it, or it is not such a class.
+    """
+    found: dict[str, importlib.metadata.EntryPoint] = {}
+    known: set[str] = set()
+    for entry_point in importlib.metadata.entry_points(group=group):
+        known.add(entry_point.name)
+        if entry_point.name == type_:
+            found[entry_point.dist.name if entry_point.dist else entry_point.value] = entry_point
+    if not found:
+        raise ConfigurationError(f"no installed package has a {kind} of type '{type_}'; {near_match(type_, known)}")
+    if len(found) > 1:
+        raise ConfigurationError(
+            f"the packages {' and '.join(sorted(found))} both have a {kind} of type '{type_}'; uninstall one"
+        )
+    ((package, entry_point),) = found.items()
+    try:
+        plugin = entry_point.load()
+    except Exception as error:
+        raise ConfigurationError(
+            f"the {kind} '{type_}' of the package {package} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
+    if not (isinstance(plugin, type) and issubclass(plugin, base)):
+        raise ConfigurationError(
+            f"the entry point '{type_}' of the package {package} is not a subclass of {base.__module__}.{base.__name__}"
+        )
+    return plugin
+
+
 def files_in(value: Any) -> Iterator[Path]:
     """Return every path in decoded options, and every file that a secret was read from.
 
     Args:
-        value: an instance of a dataclass of options, or what a field of one holds.
+        value: an instance of a dataclass of options, or the value of one of its fields.
     """
     if isinstance(value, Path):
         yield value
@@ -127,7 +178,7 @@ def _is_secret(hint: Any) -> bool:
 
 def _secret_from_file(path: Path, where: str) -> Secret:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigurationError(f"{where}: cannot read {path}: {reason}") from None
@@ -159,14 +210,14 @@ def _decode_value(hint: Any, raw: Any, where: str, folder: Path) -> Any:
         return decode(typing.cast(Any, hint), _table(raw, where), where, folder)
     if hint is Secret:
         if not isinstance(raw, str) or not raw:
-            raise ConfigurationError(f"{where}: expected a string that is not empty")  # the value stays unsaid
+            raise ConfigurationError(f"{where}: expected a string that is not empty")  # the value is secret
         return Secret(raw)
     if hint is Path:
         text = _decode_value(str, raw, where, folder)
         if not text:
             raise ConfigurationError(f"{where}: the path is empty")
         if "\0" in text:
-            raise ConfigurationError(f"{where}: a path holds no NUL character")
+            raise ConfigurationError(f"{where}: a path cannot hold a NUL character")
         return folder / text
     # bool is a subclass of int, so `lifetime = true` would pass for a number.
     if not isinstance(raw, hint) or (hint is int and isinstance(raw, bool)):
@@ -181,7 +232,7 @@ def _table(raw: Any, where: str) -> Mapping[str, Any]:
 
 
 def _show(raw: Any) -> str:
-    """Name what was found: a scalar as written, anything larger by its kind."""
+    """Name the value found: a scalar as written, anything else by its kind."""
     if isinstance(raw, bool):
         return "true" if raw else "false"
     if isinstance(raw, (int, float)):

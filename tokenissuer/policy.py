@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Final
+from typing import Final, Literal, Protocol
 
-from tokenissuer.backend import Account
+from tokenissuer.net import IPAddress, IPNetwork, parse_network
+from tokenissuer.options import near_match, option
 from tokenissuer.scope import Access
-
-IPAddress = IPv4Address | IPv6Address
-IPNetwork = IPv4Network | IPv6Network
 
 #: What can be done to a repository. A token never says `*` for one: some registries take it for a word.
 REPOSITORY_ACTIONS: Final = frozenset({"pull", "push", "delete"})
@@ -24,17 +20,36 @@ _PLACEHOLDER: Final = re.compile(r"(\{account\}|\{group\})")
 _LITERAL: Final = re.compile(r"[a-z0-9._:-]*", re.ASCII)
 
 
+class Identity(Protocol):
+    """Who is logged in, as far as access rules look: an `Account`."""
+
+    @property
+    def name(self) -> str:
+        """The account's name."""
+
+    @property
+    def groups(self) -> frozenset[str]:
+        """The names that `{group}` stands for."""
+
+    @property
+    def delegated(self) -> bool:
+        """Whether rules that allow something do not apply, because the credential was made for one purpose."""
+
+    def belongs_to(self, group: str) -> bool:
+        """Whether a group named in an access rule has this account as a member."""
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks.
+    """Who sends the request.
 
     Args:
         account: None if nobody is logged in.
-        service: the registry the token is for.
-        address: where the request comes from; None if that cannot be told.
+        service: the registry that the token is for.
+        address: the client's address; None if it is unknown.
     """
 
-    account: Account | None
+    account: Identity | None
     service: str
     address: IPAddress | None
 
@@ -43,11 +58,11 @@ class Glob:
     """A pattern for repository names.
 
     `*` stands for any characters within a path segment. `**`, alone between slashes, stands for any number of
-    segments; at the end for at least one, so that `team/**` is all below `team`. `{account}` and `{group}` stand for
-    the caller's name and groups, letter by letter, never for a pattern. Matching takes linear time.
+    segments; at the end for at least one, so that `team/**` is everything below `team`. `{account}` and `{group}` stand
+    for the caller's name and groups, letter by letter, never for a pattern. Matching takes linear time.
 
     Raises:
-        ValueError: if the text cannot be such a pattern; it says why.
+        ValueError: if the text is not such a pattern; it says why.
     """
 
     def __init__(self, text: str) -> None:
@@ -55,16 +70,33 @@ class Glob:
         if not text:
             raise ValueError("a repository pattern is empty; use '**' for every repository")
         self._segments: Final = [_parse_segment(segment, text) for segment in text.split("/")]
-        self._of_group: Final = "{group}" in text
+        self._has_placeholder: Final = _PLACEHOLDER.search(text) is not None
+        self._names_groups: Final = "{group}" in text
 
-    def matches(self, name: str, account: Account | None) -> bool:
-        """Whether the name is of this pattern for this caller."""
+    @property
+    def first_segment(self) -> str:
+        """The first segment of every name that matches; empty if it can be different ones."""
+        first = self._segments[0]
+        if first is None or len(first) > 1 or _PLACEHOLDER.search(self.text.partition("/")[0]):
+            return ""
+        return "".join(first[0])
+
+    def matches(self, name: str, account: Identity | None, groups: Iterable[str]) -> bool:
+        """Whether the name matches this pattern.
+
+        Args:
+            name: the repository's name.
+            account: the caller's account, if any.
+            groups: the names that `{group}` may stand for.
+        """
+        if not self._has_placeholder:
+            return self._matches(name, {})
         if account is None:
-            return _PLACEHOLDER.search(self.text) is None and self._matches(name, {})
-        groups = account.groups if self._of_group else {""}
-        return any(self._matches(name, {"{account}": account.name, "{group}": group}) for group in groups)
+            return False
+        values = groups if self._names_groups else ("",)
+        return any(self._matches(name, {"{account}": account.name, "{group}": group}) for group in values)
 
-    def _matches(self, name: str, values: dict[str, str]) -> bool:
+    def _matches(self, name: str, values: Mapping[str, str]) -> bool:
         return _match_segments(self._segments, name.split("/"), values)
 
     def __repr__(self) -> str:
@@ -88,16 +120,16 @@ def _parse_segment(segment: str, text: str) -> _Segment:
         for part in parts:
             if not _PLACEHOLDER.fullmatch(part) and not _LITERAL.fullmatch(part):
                 raise ValueError(
-                    f"the repository pattern '{text}' holds '{part}'; repository names have only a-z 0-9 . _ - : /, "
-                    "and patterns besides these only *, **, {account} and {group}"
+                    f"the repository pattern '{text}' has '{part}' in it; use the characters of repository names "
+                    "(a-z 0-9 . _ - : /), and *, **, {account} and {group}"
                 )
         pieces.append(parts)
     return pieces
 
 
-def _match_segments(pattern: Sequence[_Segment], names: Sequence[str], values: dict[str, str]) -> bool:
-    """Match greedily: where a `**` could end in several places the first will do, because what follows it up to the
-    next `**` takes the same number of segments in any case."""
+def _match_segments(pattern: Sequence[_Segment], names: Sequence[str], values: Mapping[str, str]) -> bool:
+    """Match greedily. Where a `**` can end in several places the first is enough: what follows it, up to the next
+    `**`, takes the same number of segments wherever it begins."""
     position, star, resume = 0, -1, 0
     index = 0
     while position < len(names):
@@ -113,11 +145,11 @@ def _match_segments(pattern: Sequence[_Segment], names: Sequence[str], values: d
             index, position = star + 1, resume
         else:
             return False
-    # `**` stands for at least one segment at the end, and `a/**/**` is no other thing than `a/**`.
+    # `**` stands for at least one segment at the end, and `a/**/**` is the same as `a/**`.
     return index == len(pattern)
 
 
-def _match_segment(segment: list[list[str]], text: str, values: dict[str, str]) -> bool:
+def _match_segment(segment: list[list[str]], text: str, values: Mapping[str, str]) -> bool:
     pieces = ["".join(values.get(part, part) for part in piece) for piece in segment]
     if len(pieces) == 1:
         return text == pieces[0]
@@ -139,16 +171,16 @@ class Rule:
 
     Args:
         number: its place in the configuration, from 1.
-        accounts: names of accounts it is for.
-        groups: groups it is for.
-        authenticated: whether it is for everyone who is logged in.
-        everyone: whether it is for everyone, logged in or not.
-        repositories: which repositories it is about.
+        accounts: names of accounts it applies to.
+        groups: groups it applies to.
+        authenticated: whether it applies to everyone who is logged in.
+        everyone: whether it applies to everyone, logged in or not.
+        repositories: patterns of repository names.
         catalog: whether it is about the catalog.
-        actions: which actions on these repositories.
-        services: which registries; empty for all.
-        networks: from where; empty for anywhere.
-        deny: whether it forbids.
+        actions: the actions on these repositories.
+        services: only for these registries; empty for all.
+        networks: only from these networks; empty for anywhere.
+        deny: whether it takes actions away.
     """
 
     number: int
@@ -164,31 +196,33 @@ class Rule:
     deny: bool
 
     def actions_on(self, caller: Caller, access: Access) -> frozenset[str]:
-        """Return the actions this rule speaks of, for this caller on this resource; empty if it does not apply."""
-        if not self._is_for(caller):
+        """Return the actions that this rule allows or denies the caller on a resource; empty if it does not apply."""
+        if not self._applies_to(caller):
             return frozenset()
         if access.is_catalog:
             return CATALOG_ACTIONS if self.catalog else frozenset()
-        # Nothing but a name that a registry would take meets a pattern: `team/../other` is no name.
-        account = self._as_named(caller.account)
-        if access.is_repository and any(glob.matches(access.name, account) for glob in self.repositories):
+        # Only a name that a registry accepts is compared with patterns: `team/../other` is not one.
+        if not access.is_repository:
+            return frozenset()
+        groups = self._groups_of(caller.account)
+        if any(glob.matches(access.name, caller.account, groups) for glob in self.repositories):
             return self.actions
         return frozenset()
 
-    def _is_for(self, caller: Caller) -> bool:
+    def _applies_to(self, caller: Caller) -> bool:
         return (
             self._names(caller.account)
             and (not self.services or caller.service in self.services)
             and (not self.networks or self._covers(caller.address))
         )
 
-    def _names(self, account: Account | None) -> bool:
+    def _names(self, account: Identity | None) -> bool:
         if self.everyone:
             return True
         if account is None:
             return False
         if account.delegated and not self.deny:
-            # A CI job may do what its source grants to jobs; what its user may do besides is not for every job.
+            # A CI job may do what its backend grants to jobs; what else its user may do is not for every job.
             return False
         return (
             self.authenticated
@@ -196,22 +230,79 @@ class Rule:
             or any(account.belongs_to(group) for group in self.groups)
         )
 
-    def _as_named(self, account: Account | None) -> Account | None:
-        """Leave the account only the groups that the rule names, if it is by them that the rule is for it."""
-        if account is None or self.everyone or self.authenticated or account.name in self.accounts:
-            return account
-        return dataclasses.replace(account, groups=account.groups & self.groups)
+    def _groups_of(self, account: Identity | None) -> frozenset[str]:
+        """Return what `{group}` stands for: if only its groups make the rule apply, then only the groups it names."""
+        if account is None:
+            return frozenset()
+        if self.everyone or self.authenticated or account.name in self.accounts:
+            return account.groups
+        return account.groups & self.groups
 
     def _covers(self, address: IPAddress | None) -> bool:
         if address is None:
-            # Not to be told apart: a denial holds, a permission does not.
+            # Unknown: a denial applies, a permission does not.
             return self.deny
         return any(address in network for network in self.networks)
 
 
 @dataclass(frozen=True, slots=True)
+class AccessOptions:
+    """One `[[access]]` table."""
+
+    accounts: frozenset[str] = option("accounts the rule applies to", default=frozenset())
+    groups: frozenset[str] = option("groups the rule applies to", default=frozenset())
+    authenticated: bool = option("true: it applies to everyone who is logged in", default=False)
+    everyone: bool = option("true: it applies to everyone, logged in or not", default=False)
+    repositories: tuple[str, ...] = option("patterns of repository names: `*`, `**`, {account}, {group}", default=())
+    catalog: bool = option("true: it is about the list of all repositories", default=False)
+    actions: frozenset[str] = option("'pull', 'push', 'delete', or '*' for all three", default=frozenset())
+    services: frozenset[str] | None = option("only for these registries (default: for all)", default=None)
+    networks: tuple[str, ...] | None = option(
+        "only from these addresses or networks (default: from anywhere)", default=None
+    )
+    effect: Literal["allow", "deny"] = option("'deny' takes away, whatever other rules allow", default="allow")
+
+    def __post_init__(self) -> None:
+        if not (self.accounts or self.groups or self.authenticated or self.everyone):
+            raise ValueError(
+                "the rule applies to nobody; add accounts, groups, authenticated = true or everyone = true"
+            )
+        if not self.repositories and not self.catalog:
+            raise ValueError("the rule names no resource; add repositories or catalog = true")
+        if self.repositories and not self.actions:
+            raise ValueError("the key 'actions' is missing; use for example actions = [\"pull\"]")
+        if self.actions and not self.repositories:
+            raise ValueError("'actions' needs 'repositories'; the catalog needs no actions")
+        for key, values in (("services", self.services), ("networks", self.networks)):
+            if values is not None and not values:
+                raise ValueError(f"'{key}' is empty, so the rule would never apply; name some, or leave the key out")
+        for action in self.actions - REPOSITORY_ACTIONS - {"*"}:
+            raise ValueError(f"unknown action '{action}'; {near_match(action, REPOSITORY_ACTIONS)}")
+
+    def rule(self, number: int) -> Rule:
+        """Build the rule.
+
+        Raises:
+            ValueError: if a pattern or network cannot be understood.
+        """
+        return Rule(
+            number=number,
+            accounts=self.accounts,
+            groups=self.groups,
+            authenticated=self.authenticated,
+            everyone=self.everyone,
+            repositories=tuple(Glob(text) for text in self.repositories),
+            catalog=self.catalog,
+            actions=REPOSITORY_ACTIONS if "*" in self.actions else self.actions,
+            services=self.services or frozenset(),
+            networks=tuple(parse_network(text) for text in self.networks or ()),
+            deny=self.effect == "deny",
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
-    """What the rules say of one resource.
+    """What the rules say about one resource.
 
     Args:
         allowed: the union of the rules that allow.
@@ -226,11 +317,11 @@ class Decision:
     denied_by: tuple[int, ...]
 
     def grant(self, access: Access, more: frozenset[str]) -> Access:
-        """Return what is granted of what was asked.
+        """Return what is granted of what was requested.
 
         Args:
-            access: what was asked; `*` asks for everything there is.
-            more: actions that the account source itself allows.
+            access: what was requested; `*` requests everything.
+            more: actions that the backend grants.
         """
         may = (self.allowed | more) - self.denied
         if "*" in access.actions:
@@ -240,12 +331,12 @@ class Decision:
     @property
     def reason(self) -> str:
         """Which rules decided, for the log."""
-        said = [
+        parts = [
             f"{verb} by access rule {', '.join(map(str, rules))}"
             for verb, rules in (("allowed", self.allowed_by), ("denied", self.denied_by))
             if rules
         ]
-        return " and ".join(said) or "no access rule applies"
+        return " and ".join(parts) or "no access rule applies"
 
 
 class Policy:
@@ -259,12 +350,12 @@ class Policy:
         self.rules: Final = tuple(rules)
 
     def decide(self, caller: Caller, access: Access) -> Decision:
-        """Say what the rules allow and deny on a resource, whatever of it was asked."""
+        """Say what the rules allow and deny on a resource, whatever of it was requested."""
         actions: dict[bool, frozenset[str]] = {True: frozenset(), False: frozenset()}
         numbers: dict[bool, list[int]] = {True: [], False: []}
         for rule in self.rules:
-            spoken_of = rule.actions_on(caller, access)
-            if spoken_of:
-                actions[rule.deny] |= spoken_of
+            found = rule.actions_on(caller, access)
+            if found:
+                actions[rule.deny] |= found
                 numbers[rule.deny].append(rule.number)
         return Decision(actions[False], actions[True], tuple(numbers[False]), tuple(numbers[True]))

@@ -1,6 +1,6 @@
 """Scope text ↔ `Access`: https://distribution.github.io/distribution/spec/auth/scope/.
 
-Lenient in what it reads: clients repeat the parameter, join scopes with spaces, do both, and put a port into the name.
+Reading is lenient: clients repeat the parameter, join scopes with spaces, do both, and put a port into the name.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-#: Distinct resources read from one request. A token grows by about 130 bytes for each, and nginx takes headers up to
-#: 8 KiB; a client that asks for more (one scope for each possible mount source) gets on without the rest.
+#: Distinct resources read from one request. Each adds about 130 bytes to the token, and nginx takes headers up to
+#: 8 KiB. A client that asks for more (one scope for each possible mount source) works without the rest.
 MAX_SCOPES: Final = 40
 #: Characters in one scope: 255 for the name and room for type and actions.
 MAX_SCOPE_LENGTH: Final = 512
@@ -28,16 +28,16 @@ _ACTION: Final = re.compile(r"[a-z]{1,32}|\*", re.ASCII)
 
 _SPACE: Final = re.compile(r"[ \t\r\n\f\v]+")
 
-#: The one resource that is no repository: the list of all repositories.
+#: The one resource that is not a repository: the list of all repositories.
 CATALOG: Final = ("registry", "catalog")
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Actions on one resource: asked for, or granted.
+    """Actions on one resource: requested or granted.
 
     Args:
-        type: `repository` or `registry`; others are read and get nothing.
+        type: `repository` or `registry`; other types are read and get nothing.
         name: the resource's name.
         actions: `pull`, `push`, `delete`, …, or `*`.
     """
@@ -48,7 +48,7 @@ class Access:
 
     @property
     def is_repository(self) -> bool:
-        """Whether this is a repository whose name a registry would take: nothing else may meet a rule."""
+        """Whether this is a repository with a name that a registry accepts: no other name may match a rule."""
         return (
             self.type == "repository"
             and len(self.name) <= _MAX_NAME_LENGTH
@@ -71,8 +71,8 @@ class Access:
 def parse_scopes(values: Iterable[str]) -> tuple[Access, ...]:
     """Read every scope in the values of all `scope` parameters.
 
-    What cannot be understood is dropped, never an error: registries and clients invent scopes. Scopes for the same
-    resource become one. At most `MAX_SCOPES` resources are read, in the order asked.
+    A scope that cannot be understood is dropped and never an error: registries and clients invent scopes. Scopes for
+    the same resource are merged. At most `MAX_SCOPES` resources are read, in the order of the request.
 
     Args:
         values: each parameter's value; one value may hold several scopes with white space between.

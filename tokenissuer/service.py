@@ -1,17 +1,18 @@
-"""Read this first: request → account → granted → response. No HTTP in it.
+"""Read this first: request → account → granted access → response.
 
 A `TokenRequest` says who asks and for what. The chain of backends proves who it is, the access rules and the backend
-say what is allowed, and the issuer signs what is both asked and allowed.
+say what is allowed, and the issuer signs what is both requested and allowed. There is no HTTP in it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from tokenissuer.backend import Authenticated, Chain
+from tokenissuer.accounts.chain import Chain, Login
+from tokenissuer.accounts.throttle import Throttle
 from tokenissuer.errors import (
     AccessDenied,
     BackendUnavailable,
@@ -20,16 +21,15 @@ from tokenissuer.errors import (
     NotFound,
     UnsupportedGrantType,
 )
-from tokenissuer.health import Health
-from tokenissuer.issuer import AccessToken, Issuer
-from tokenissuer.policy import REPOSITORY_ACTIONS, Caller, Decision, IPAddress, Policy
-from tokenissuer.refresh import Refresh, RefreshTokens
+from tokenissuer.net import IPAddress
+from tokenissuer.policy import REPOSITORY_ACTIONS, Caller, Decision, Policy
 from tokenissuer.scope import Access
-from tokenissuer.throttle import Throttle
+from tokenissuer.sessions.tokens import Client, RefreshTokens
+from tokenissuer.signing.issuer import AccessToken, Issuer
 
-#: Seconds for all questions about rights in one request, after which no further one is asked: docker waits 15 for the
-#: whole, and there may be 40 repositories.
-PATIENCE: Final = 3.0
+#: Seconds for all questions about grants in one request, after which no further one is asked: docker waits 15 for
+#: everything, and there may be 40 repositories.
+MAX_GRANTS_SECONDS: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +55,21 @@ class RefreshToken:
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """One request for a token, understood.
+    """One request for a token.
 
     Args:
         credentials: None if none were sent.
         service: the registry's name; empty if the client does not say.
-        asked: what the token shall allow.
-        address: where the request comes from; None if that cannot be told.
+        requested: what the token shall allow.
+        address: the client's address; None if it is unknown.
         client_id: what the client calls itself; never an identity.
-        agent: its User-Agent; for lists only.
+        agent: its User-Agent; only for lists.
         offline: whether it wants a refresh token.
     """
 
     credentials: Password | RefreshToken | None
     service: str
-    asked: tuple[Access, ...]
+    requested: tuple[Access, ...]
     address: IPAddress | None
     client_id: str
     agent: str = ""
@@ -78,21 +78,21 @@ class TokenRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenResponse:
-    """A token, and how it came about.
+    """A token, and why it is as it is.
 
     Args:
         token: the access token.
         subject: the account's name; empty for anonymous.
-        source: the backend that vouches for the account; empty for anonymous.
-        service: the registry it is for.
+        backend: the name of the backend that vouches for the account; empty for anonymous.
+        service: the registry that it is for.
         granted: what it allows.
         reason: for the log, which rules decided.
-        refresh_token: empty unless asked for and given.
+        refresh_token: empty unless asked for and issued.
     """
 
     token: AccessToken
     subject: str
-    source: str
+    backend: str
     service: str
     granted: tuple[Access, ...]
     reason: str
@@ -106,10 +106,9 @@ class TokenService:
         issuer: signs.
         chain: knows the accounts.
         policy: knows the access rules.
-        services: the registries served; at least one.
+        services: the registries served, at least one.
         refresh: knows the refresh tokens; None to issue none.
-        realm: the URL clients are sent to.
-        throttle: slows guessing down; None to let everybody guess.
+        throttle: limits guessing; None for no limit.
     """
 
     def __init__(
@@ -119,7 +118,6 @@ class TokenService:
         policy: Policy,
         services: Sequence[str],
         refresh: RefreshTokens | None = None,
-        realm: str = "",
         throttle: Throttle | None = None,
     ) -> None:
         self.issuer: Final = issuer
@@ -127,145 +125,129 @@ class TokenService:
         self.policy: Final = policy
         self.services: Final = tuple(services)
         self.refresh: Final = refresh
-        self.realm: Final = realm
         self._throttle: Final = throttle
-        self.health: Final = Health(self._checks())
 
     def respond(self, request: TokenRequest) -> TokenResponse:
         """Answer one request.
 
         Raises:
             InvalidRequest: for a registry that is not served here.
-            InvalidCredentials: if credentials were sent and are wrong; they are never taken for none.
-            AccessDenied: if nobody is logged in and nothing of what was asked for is open to everyone.
+            InvalidCredentials: if credentials were sent and are wrong; they never count as none.
+            AccessDenied: if nobody is logged in and everyone may do nothing of what was requested.
             UnsupportedGrantType: for a refresh token, if none are issued here.
             TooManyAttempts: if there were too many wrong passwords before.
-            BackendUnavailable: if an account source cannot tell.
+            BackendUnavailable: if a backend cannot answer.
         """
         service = self._service(request.service)
-        client = Refresh(service, request.client_id, request.agent, str(request.address or ""))
-        login = self._login(request, client)
+        login = self._login(request, service)
         caller = Caller(login.account if login else None, service, request.address)
-        granted, reason = self._authorize(caller, login, request.asked)
-        if login is None and request.asked and not granted:
+        granted, reason = self._authorize(caller, login, request.requested)
+        if login is None and request.requested and not granted:
             raise AccessDenied(reason=reason)
-        subject = login.account.name if login else ""
+        subject, backend = (login.account.name, login.backend.name) if login else ("", "")
         valid_until = login.account.valid_until if login else None
         token = self.issuer.issue(subject, service, granted, valid_until=valid_until)
-        refresh_token = self._refresh_token(request, login, client) if request.offline and login else ""
-        source = login.source.name if login else ""
-        return TokenResponse(token, subject, source, service, granted, reason, refresh_token)
+        refresh_token = self._refresh_token(request, service, login) if login and request.offline else ""
+        return TokenResponse(token, subject, backend, service, granted, reason, refresh_token)
 
     def revoke(self, token: str) -> None:
         """End a refresh token.
 
         Raises:
             NotFound: if none are issued here.
-            BackendUnavailable: if that cannot be kept.
+            BackendUnavailable: if the end cannot be written.
         """
         if self.refresh is None:
             raise NotFound
         self.refresh.revoke(token)
 
-    def close(self) -> None:
-        """Let go of what the backends and the store hold."""
-        self.chain.close()
-        if self.refresh is not None:
-            self.refresh.store.close()
-
-    def _checks(self) -> dict[str, Callable[[], None]]:
-        checks = {source.name: source.backend.check for source in self.chain.sources}
-        return checks if self.refresh is None else checks | {"refresh.store": self.refresh.store.check}
-
-    def _service(self, asked: str) -> str:
-        if asked in self.services:
-            return asked
+    def _service(self, requested: str) -> str:
+        if requested in self.services:
+            return requested
         served = ", ".join(self.services)
-        if asked:
-            raise InvalidRequest(f"unknown service '{asked[:100]}'; served here: {served}")
+        if requested:
+            raise InvalidRequest(f"unknown service '{requested[:100]}'; served here: {served}")
         if len(self.services) == 1:
             return self.services[0]
         raise InvalidRequest(f"the parameter service is missing; served here: {served}")
 
-    def _login(self, request: TokenRequest, client: Refresh) -> Authenticated | None:
+    def _login(self, request: TokenRequest, service: str) -> Login | None:
         credentials = request.credentials
         if credentials is None:
             return None
         if isinstance(credentials, Password):
             return self._authenticate(credentials, request.address)
         if self.refresh is not None:
-            return self.refresh.redeem(credentials.text, self.chain, client)
+            return self.refresh.redeem(credentials.text, self.chain, _client(request, service))
         if credentials.by_grant:
             raise UnsupportedGrantType("this server issues no refresh tokens; log in again with your password")
         raise InvalidCredentials(reason="a refresh token, but none are issued here")
 
-    def _authenticate(self, credentials: Password, address: IPAddress | None) -> Authenticated:
-        if self._throttle is None:
-            return self.chain.authenticate(credentials.username, credentials.password)
+    def _authenticate(self, credentials: Password, address: IPAddress | None) -> Login:
         name, password = credentials.username, credentials.password
-        with self._throttle.attempt(name, password, address, self.chain.is_guessable(name, password)):
+        if self._throttle is None:
             return self.chain.authenticate(name, password)
+        return self._throttle.run(name, password, address, lambda: self.chain.authenticate(name, password))
 
-    def _refresh_token(self, request: TokenRequest, login: Authenticated, client: Refresh) -> str:
+    def _refresh_token(self, request: TokenRequest, service: str, login: Login) -> str:
         """Return the refresh token for the answer: a new one after a password, else the same one again."""
         if isinstance(request.credentials, RefreshToken):
             return request.credentials.text
         if self.refresh is None or request.credentials is None:
             return ""
-        keepsake = login.source.backend.keepsake(login.account, request.credentials.password)
-        if not self.refresh.offers(login, keepsake, client):
-            return ""
-        return self.refresh.issue(login, keepsake, client)
+        return self.refresh.issue(login, request.credentials.password, _client(request, service))
 
     def _authorize(
-        self, caller: Caller, login: Authenticated | None, asked: Sequence[Access]
+        self, caller: Caller, login: Login | None, requested: Sequence[Access]
     ) -> tuple[tuple[Access, ...], str]:
         granted, reasons, spent = [], [], 0.0
-        for access in asked:
+        for access in requested:
             decision = self.policy.decide(caller, access)
             more: frozenset[str] = frozenset()
-            # What the rules have settled no source is asked: it may be down, or slow.
+            # No backend is asked about what the rules have decided: it may be down, or slow.
             if access.is_repository and not access.actions <= decision.allowed | decision.denied:
-                if spent > PATIENCE:
-                    raise BackendUnavailable("the account source is too slow for all that is asked")
-                begun = time.monotonic()
-                # A plug-in may grant what a registry knows, and nothing else.
+                if spent > MAX_GRANTS_SECONDS:
+                    raise BackendUnavailable("the account source is too slow for all that is requested")
+                started = time.monotonic()
+                # A plug-in may grant only the actions that a registry knows.
                 more = self._backend_grants(login, access) & REPOSITORY_ACTIONS
-                spent += time.monotonic() - begun
+                spent += time.monotonic() - started
             grant = decision.grant(access, more)
             if grant.actions:
                 granted.append(grant)
-            granted_by = login.source.name if login else "a backend"
-            reasons.append(_reason(access, decision, grant, granted_by))
-        # Too little access is no error: https://distribution.github.io/distribution/spec/auth/token/#requesting-a-token
+            reasons.append(_reason(access, decision, grant, login.backend.name if login else "a backend"))
+        # Too little access is not an error:
+        # https://distribution.github.io/distribution/spec/auth/token/#requesting-a-token
         return tuple(granted), "; ".join(reasons)
 
-    def _backend_grants(self, login: Authenticated | None, access: Access) -> frozenset[str]:
+    def _backend_grants(self, login: Login | None, access: Access) -> frozenset[str]:
         granted: frozenset[str] = frozenset()
         if login is not None:
-            with login.source.named():
-                granted = login.source.backend.grants(login.account, access)
-        # What is open to everyone is open to those who have logged in, too, whichever source knows them.
-        for source in self.chain.sources:
+            granted = login.backend.grants(login.account, access)
+        # What a backend grants to everyone, it grants also to who has logged in with another one.
+        for backend in self.chain.backends:
             if access.actions <= granted:
                 break
-            if login is None or source is not login.source:
-                with source.named():
-                    granted |= source.backend.public_grants(access)
+            if login is None or backend is not login.backend:
+                granted |= backend.grants(None, access)
         return granted
 
 
-def _reason(access: Access, decision: Decision, grant: Access, source: str) -> str:
-    """Say for the log what decided on one resource, and for what is not granted what stood against it."""
-    said = [f"{access.type}:{access.name} {decision.reason}"]
-    if by_source := grant.actions - decision.allowed:
-        said.append(f"{_listed(by_source)}: granted by {source}")
+def _client(request: TokenRequest, service: str) -> Client:
+    return Client(service, request.client_id, request.agent, str(request.address or ""))
+
+
+def _reason(access: Access, decision: Decision, grant: Access, backend: str) -> str:
+    """Say for the log what decided on one resource, and why the rest is not granted."""
+    parts = [f"{access.type}:{access.name} {decision.reason}"]
+    if by_backend := grant.actions - decision.allowed:
+        parts.append(f"{_listed(by_backend)}: granted by {backend}")
     missing = access.actions - grant.actions - ({"*"} if grant.actions else set())
-    if forbidden := missing & decision.denied:
-        said.append(f"{_listed(forbidden)}: a rule denies it")
-    if ungranted := missing - decision.denied:
-        said.append(f"{_listed(ungranted)}: nothing grants it")
-    return ", ".join(said)
+    if denied := missing & decision.denied:
+        parts.append(f"{_listed(denied)}: a rule denies it")
+    if not_granted := missing - decision.denied:
+        parts.append(f"{_listed(not_granted)}: nothing grants it")
+    return ", ".join(parts)
 
 
 def _listed(actions: Iterable[str]) -> str:

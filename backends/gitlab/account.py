@@ -1,15 +1,11 @@
-"""Accounts of a GitLab, carrying what is needed to ask for their rights."""
+"""Accounts of a GitLab, with what is needed to ask for their rights."""
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
-from typing import TypeVar
 
-from tokenissuer.backend import Account
+from tokenissuer import Account
 from tokenissuer_backends.gitlab.credential import ANONYMOUS, Credential
-
-A = TypeVar("A", bound="GitLabAccount")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,24 +13,14 @@ class GitLabAccount(Account):
     """Somebody who has logged in with a GitLab credential.
 
     Args:
-        credential: what they logged in with. Neither shown nor compared.
+        credential: what they logged in with; never shown or compared.
     """
 
     credential: Credential = field(default=ANONYMOUS, repr=False, compare=False)
 
     def belongs_to(self, group: str) -> bool:
-        """Whether this is a member of a group; paths of groups are compared without case, as GitLab does."""
+        """Whether this is a member of a group. GitLab ignores case in group paths, and so does this."""
         return group.lower() in self.groups
-
-
-def without_credential(account: A) -> A:
-    """Return the account as it may be remembered."""
-    return with_credential(account, ANONYMOUS)
-
-
-def with_credential(account: A, credential: Credential) -> A:
-    """Return a remembered account for somebody who has come with its credential again."""
-    return dataclasses.replace(account, credential=credential)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Who and what over the REST API: https://docs.gitlab.com/api/rest/."""
+"""Accounts and rights over the REST API: https://docs.gitlab.com/api/rest/."""
 
 from __future__ import annotations
 
@@ -8,19 +8,10 @@ import urllib.parse
 from collections.abc import Mapping
 from typing import Any, Final
 
-from tokenissuer.errors import BackendUnavailable, InvalidCredentials, UnknownAccount
-from tokenissuer.scope import Access
-from tokenissuer_backends.gitlab.account import (
-    GitLabAccount,
-    JobAccount,
-    TokenAccount,
-    with_credential,
-    without_credential,
-)
+from tokenissuer import Access, BackendUnavailable, Cache, Deadline, InvalidCredentials, UnknownAccount
+from tokenissuer_backends.gitlab.account import GitLabAccount, JobAccount, TokenAccount
 from tokenissuer_backends.gitlab.client import Absent, Client, GitLabAnswer, Refused
 from tokenissuer_backends.gitlab.credential import ANONYMOUS, Credential, job_token, personal_access_token
-from tokenissuer_backends.gitlab.deadline import Deadline
-from tokenissuer_backends.gitlab.memory import MAX_LOGIN, Memory
 from tokenissuer_backends.gitlab.project import Project, access_level, candidates, project_route, read_project
 from tokenissuer_backends.gitlab.replay import Replay
 from tokenissuer_backends.gitlab.role import (
@@ -39,13 +30,13 @@ from tokenissuer_backends.gitlab.role import (
 
 _log: Final = logging.getLogger("tokenissuer.backends.gitlab")
 
-#: The user name every CI job logs in with.
+#: The user name of every CI job.
 JOB_USER: Final = "gitlab-ci-token"
 
-#: Where a token is asked about itself.
+#: What GitLab says about the token of the request.
 TOKEN_ROUTE: Final = "/api/v4/personal_access_tokens/self"
 
-#: One for every cause, so that it tells nobody which accounts exist.
+#: The same for every cause, so that a guesser does not learn which accounts exist.
 WANTED: Final = (
     "this login needs your GitLab user name and, for the password, a personal access token that is valid and has the "
     "scope read_registry (also write_registry to push) or api; the password of your account does not work here"
@@ -55,12 +46,12 @@ NO_LOOKUP: Final = (
     "read_api besides its registry scopes"
 )
 
-#: Scopes with which a token can be asked for its owner.
+#: Scopes of a token that can ask for its owner.
 _NAMING: Final = frozenset({"api", "read_api", "read_user"})
-#: Scopes with which a token can be asked for projects and groups.
+#: Scopes of a token that can ask for projects and groups.
 _READING: Final = frozenset({"api", "read_api"})
 
-# What GitLab takes for a user name; nothing of it means something in a URL, and lower() is reliable for it.
+# GitLab's user names; none of these characters means something in a URL, and lower() is reliable for them.
 _USERNAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,255}", re.ASCII)
 _JOB_PAGE: Final = re.compile(r"/(?P<project>[^?#]+)/-/jobs/[0-9]+")
 _GROUP_PAGE: Final = re.compile(r"/groups/(?P<group>[^?#]+)")
@@ -76,10 +67,10 @@ class Api:
 
     Args:
         client: sends the requests.
-        replay: asks GitLab's own token endpoint, for tokens that the API tells nothing.
+        replay: asks GitLab's own token endpoint, for tokens that may not use the API.
         own: the credential for questions on nobody's behalf.
-        root: the path GitLab is installed under; empty if none.
-        remember: seconds an answer about a project is good for.
+        root: the path that GitLab is installed under; empty if none.
+        remember: seconds for which an answer about a project is remembered.
         groups: whether accounts get their groups.
     """
 
@@ -91,45 +82,33 @@ class Api:
         self._own: Final = own
         self._root: Final = root
         self._groups: Final = groups
-        self._accounts: Final[Memory[GitLabAccount]] = Memory(min(remember, MAX_LOGIN))
-        # A tuple holds the project, or nothing where there is none.
-        self._projects: Final[Memory[tuple[Project, ...]]] = Memory(remember)
-        self._levels: Final[Memory[int]] = Memory(remember)
-        self._readable: Final[Memory[frozenset[str]]] = Memory(remember)
+        # A tuple has the project, or nothing if there is none.
+        self._projects: Final = Cache[tuple[Project, ...]](lambda _: remember)
+        self._levels: Final = Cache[int](lambda _: remember)
+        self._readable: Final = Cache[frozenset[str]](lambda _: remember)
 
-    def authenticate(self, username: str, password: str, deadline: Deadline, *, anew: bool = False) -> GitLabAccount:
+    def authenticate(self, username: str, password: str, deadline: Deadline) -> GitLabAccount:
         """Prove that the token is this user's.
 
         Args:
             username: what was typed.
             password: likewise.
-            deadline: for all that is asked.
-            anew: whether GitLab is asked in any case.
+            deadline: for all questions.
 
         Raises:
             UnknownAccount: if no GitLab user can have this name.
-            InvalidCredentials: if the token is not good, or not this user's.
+            InvalidCredentials: if the token is not valid, or not this user's.
             BackendUnavailable: if GitLab cannot tell.
         """
         if not is_username(username):
             raise UnknownAccount(WANTED, reason="no GitLab user can have this name")
         try:
-            is_job = username == JOB_USER
-            credential = job_token(password) if is_job else personal_access_token(password)
-
-            def ask() -> GitLabAccount:
-                if is_job:
-                    return without_credential(self._job_account(credential, deadline))
-                return without_credential(self._token_account(username, credential, deadline))
-
-            question = (credential.fingerprint, username.lower())
-            if anew:
-                self._accounts.forget(question)
-            return with_credential(self._accounts.recall(question, ask, deadline), credential)
+            if username == JOB_USER:
+                return self._job_account(job_token(password), deadline)
+            return self._token_account(username, personal_access_token(password), deadline)
         except InvalidCredentials as error:
-            raise InvalidCredentials(
-                NO_LOOKUP if error.sentence == NO_LOOKUP else WANTED, reason=error.reason
-            ) from None
+            description = NO_LOOKUP if error.description == NO_LOOKUP else WANTED
+            raise InvalidCredentials(description, reason=error.reason) from None
         except Refused as answer:
             raise InvalidCredentials(WANTED, reason=str(answer)) from None
 
@@ -137,15 +116,15 @@ class Api:
         """Prove again that the token is this user's.
 
         Raises:
-            InvalidCredentials: if it is not any more.
+            InvalidCredentials: if it no longer is.
             BackendUnavailable: if GitLab cannot tell, or does not tell us.
         """
         try:
-            return self.authenticate(name, token, deadline, anew=True)
+            return self.authenticate(name, token, deadline)
         except InvalidCredentials as error:
-            if error.sentence != NO_LOOKUP:
+            if error.description != NO_LOOKUP:
                 raise
-            # The token was good when this GitLab told us more, or our own token was: nobody has refused it.
+            # Nobody has refused the token: GitLab only tells us less than at the login.
             raise BackendUnavailable(error.reason) from None
 
     def grants(self, account: GitLabAccount, access: Access, deadline: Deadline) -> frozenset[str]:
@@ -164,7 +143,7 @@ class Api:
                 case JobAccount():
                     return self._job_grants(account, paths, deadline)
         except GitLabAnswer as answer:
-            # The credential was good a moment ago and is no longer, or not for this.
+            # The credential was valid a moment ago and no longer is, or it may not ask this.
             _log.info("nothing granted on %s: %s", access.name, answer)
         return NOTHING
 
@@ -200,7 +179,7 @@ class Api:
             user: Mapping[str, Any] = self._client.get("/api/v4/user", token, deadline).table()
         else:
             user = self._owner_by_name(username, deadline)
-        # Whoever holds some token must not become whoever he says he is.
+        # The holder of one user's token must not become the user that he names.
         if not _same(user.get("username"), username) or user.get("id") != owner:
             raise InvalidCredentials(reason="the token belongs to another user than the one named")
         if user.get("state") != "active":
@@ -211,7 +190,7 @@ class Api:
             credential=token,
             user_id=owner,
             scopes=scopes,
-            # Not said (a token with registry scopes only): then internal projects stay closed.
+            # Unknown for a token with only registry scopes: then internal projects stay closed.
             external=user.get("external") is not False,
             administrator=user.get("is_admin") is True,
         )
@@ -237,7 +216,7 @@ class Api:
                 self._page_path(_GROUP_PAGE, row) for page in pages for row in _list(page.table(), "groups")
             )
         except Absent:
-            # GitLab before 17.4 tells nobody with such a token.
+            # GitLab before 17.4 does not tell with such a token.
             return frozenset()
 
     def _page_path(self, pattern: re.Pattern[str], row: Any) -> str:
@@ -266,7 +245,7 @@ class Api:
         if not may:
             return NOTHING
         if not account.scopes & _READING:
-            # Such a token cannot look at projects; but where it exists, GitLab's own token endpoint does.
+            # Such a token cannot read projects, but GitLab's own token endpoint knows its rights.
             return may & self._replay.grants(account.credential.as_login(account.name), access, deadline)
         for path in paths:
             for project in self._project(account.credential, path, deadline):
@@ -280,7 +259,7 @@ class Api:
         known = project.actions_for(Viewer(level, external=account.external))
         if level >= MAINTAINER or project.registry is RegistryLevel.DISABLED or wanted <= known:
             return known
-        # What the project tells leaves out groups invited to it or to a group above it.
+        # The project's own answer leaves out groups invited to it or to a group above it.
         level = max(level, self._effective_level(account, project, deadline))
         return project.actions_for(Viewer(level, external=account.external))
 
@@ -294,7 +273,7 @@ class Api:
                 return ()
             return (found,) if found.path == path else ()
 
-        return self._projects.recall((credential.fingerprint, path), ask, deadline)
+        return self._projects.ask((credential.fingerprint, path), ask, deadline.remaining())
 
     def _effective_level(self, account: TokenAccount, project: Project, deadline: Deadline) -> int:
         def ask() -> int:
@@ -307,11 +286,11 @@ class Api:
                 return NO_ACCESS
             return access_level(member)
 
-        return self._levels.recall((account.credential.fingerprint, project.id), ask, deadline)
+        return self._levels.ask((account.credential.fingerprint, project.id), ask, deadline.remaining())
 
     def _job_grants(self, account: JobAccount, paths: tuple[str, ...], deadline: Deadline) -> frozenset[str]:
         if account.project in paths:
-            # A job does in its own project what it likes, where the registry is switched on.
+            # A job may do everything in its own project, if the registry is switched on.
             return EVERYTHING if self._lists_images(account.credential, account.project, deadline) else NOTHING
         return self._public_actions(paths, deadline)
 
@@ -322,14 +301,14 @@ class Api:
                     return PULL
                 continue
             for project in self._project(self._own, path, deadline):
-                # Our own credential may see more than everyone does: what counts is what a stranger may.
+                # Our own credential may see more than everyone: what counts is what everyone may do.
                 return project.actions_for(Viewer(logged_in=False))
         return NOTHING
 
     def _lists_images(self, credential: Credential, path: str, deadline: Deadline) -> frozenset[str]:
-        """Return pull if GitLab shows the images of a project to this caller: that takes the right to pull them.
+        """Return pull if GitLab shows the images of a project to this caller: that needs the right to pull them.
 
-        To the anonymous caller, and to a job, the project itself does not tell its registry level.
+        The project itself does not tell the anonymous caller, or a job, its registry level.
         """
 
         def ask() -> frozenset[str]:
@@ -340,7 +319,7 @@ class Api:
                 return NOTHING
             return PULL
 
-        return self._readable.recall((credential.fingerprint, path), ask, deadline)
+        return self._readable.ask((credential.fingerprint, path), ask, deadline.remaining())
 
 
 def _same(found: object, typed: str) -> bool:

@@ -1,4 +1,4 @@
-"""The backend `gitlab`: its options, and which way GitLab is asked."""
+"""The backend `gitlab`: its options, and how GitLab is asked."""
 
 from __future__ import annotations
 
@@ -6,35 +6,47 @@ import email.utils
 import re
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Final, Literal
+from typing import Final, Literal, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-from tokenissuer.backend import Account, Backend, Finding, Secret, Severity, option, refuse_unusable
-from tokenissuer.errors import BackendUnavailable, ConfigurationError, InvalidCredentials
-from tokenissuer.scope import Access
+from tokenissuer import (
+    Access,
+    Account,
+    Backend,
+    BackendUnavailable,
+    ConfigurationError,
+    Deadline,
+    Finding,
+    Findings,
+    InvalidCredentials,
+    Secret,
+    Severity,
+    option,
+)
 from tokenissuer_backends.gitlab.account import GitLabAccount
 from tokenissuer_backends.gitlab.api import JOB_USER, TOKEN_ROUTE, Api, is_username
 from tokenissuer_backends.gitlab.client import Absent, Client, GitLabAnswer, Refused
 from tokenissuer_backends.gitlab.credential import ANONYMOUS, personal_access_token
-from tokenissuer_backends.gitlab.deadline import Deadline
 from tokenissuer_backends.gitlab.project import candidates, project_route
 from tokenissuer_backends.gitlab.replay import ROUTE, SERVICE, Replay
 from tokenissuer_backends.gitlab.role import NOTHING
 
-#: Seconds of `timeout` at most: docker gives a token server 15, for a login and questions about rights.
+T = TypeVar("T")
+
+#: The longest `timeout` in seconds: docker gives a token server 15, for a login and questions about rights.
 _MAX_TIMEOUT: Final = 6
-#: Seconds of `remember` at most: for so long somebody keeps a right that was taken away.
+#: The longest `remember` in seconds: somebody keeps a right that was taken away for so long.
 _MAX_REMEMBER: Final = 300
 #: Seconds by which two clocks may differ before tokens go wrong.
 _MAX_CLOCK_DIFFERENCE: Final = 30
 # https://docs.gitlab.com/security/tokens/#token-prefixes
 _TOKEN_PREFIX: Final = re.compile(r"gl[a-z]{2,8}-", re.ASCII)
-#: Characters that every token of GitLab's has at least.
+#: Every token of GitLab's has at least so many characters.
 _TOKEN_LENGTH: Final = 20
 
 
@@ -45,7 +57,7 @@ class GitLabOptions:
     url: str = option("GitLab's address, with the path it is installed under if any")
     mode: Literal["api", "jwt"] = option(
         "'api': personal, project and group access tokens and CI jobs, over the REST API; "
-        "'jwt': whatever GitLab's own registry takes, over GitLab's token endpoint",
+        "'jwt': everything that GitLab's own registry accepts, over GitLab's token endpoint",
         default="api",
     )
     grants: bool = option("whether roles in GitLab's projects allow pull, push and delete", default=False)
@@ -55,17 +67,17 @@ class GitLabOptions:
         default=None,
     )
     issuer: str | None = option(
-        "the `iss` of the tokens that GitLab makes: its setting registry.issuer (needed in mode 'jwt')",
+        "the `iss` of GitLab's own tokens: its setting registry.issuer (needed in mode 'jwt')",
         default=None,
     )
     certificate: Path | None = option(
         "the certificate of the key GitLab signs with, PEM: its own registry's rootcertbundle", default=None
     )
     ca_file: Path | None = option("certificates to trust instead of the system's, PEM", default=None)
-    plain_http: bool = option("whether an address with http: is meant: passwords travel readable", default=False)
-    timeout: int = option("seconds until one login, or one question about rights, is given up; at most 6", default=5)
-    connections: int = option("requests to GitLab under way at once", default=10)
-    remember: int = option("seconds an answer about a project is good for; at most 300, 0 for not at all", default=30)
+    plain_http: bool = option("true: use an http: address, on which passwords can be read", default=False)
+    timeout: int = option("seconds after which one login, or one question about rights, fails; at most 6", default=5)
+    connections: int = option("requests to GitLab at once", default=10)
+    remember: int = option("seconds an answer about a project is remembered; at most 300, 0 for not at all", default=30)
 
     def __post_init__(self) -> None:
         _check_url(self.url, self.plain_http)
@@ -91,9 +103,6 @@ class GitLabBackend(Backend):
 
     Options = GitLabOptions
 
-    #: An account carries its credential. What GitLab says of it is remembered here, by a digest of the credential.
-    may_be_remembered: ClassVar[bool] = False
-
     def __init__(self, options: GitLabOptions) -> None:
         self._options: Final = options
         self._own: Final = personal_access_token(options.token.reveal()) if options.token else ANONYMOUS
@@ -104,55 +113,54 @@ class GitLabBackend(Backend):
         self._api: Final = Api(self._client, self._replay, self._own, root, options.remember, groups=options.groups)
 
     def authenticate(self, username: str, password: str) -> Account:
-        refuse_unusable(username, password)
-        deadline = self._deadline()
+        """Prove that the token is this user's.
+
+        Raises:
+            UnknownAccount: if no GitLab user can have this name.
+            InvalidCredentials: if GitLab refuses.
+        """
+        try:
+            return self._ask(lambda deadline: self._authenticate(username, password, deadline))
+        except InvalidCredentials as error:
+            error.is_guess = not _is_token(username, password)
+            raise
+
+    def lookup(self, name: str, password: str) -> Account:
+        """Prove again that the token of the login is this user's.
+
+        Raises:
+            InvalidCredentials: if it no longer is.
+        """
+        # A deploy token's user name cannot be had back from the account's name.
+        if not password or not is_username(name):
+            raise InvalidCredentials(reason="GitLab says who somebody is only to the holder of their token")
         if self._options.mode == "jwt":
-            return self._replay.authenticate(username, password, deadline)
-        return self._api.authenticate(username, password, deadline)
+            return self._ask(lambda deadline: self._replay.authenticate(name, password, deadline))
+        return self._ask(lambda deadline: self._api.lookup(name, password, deadline))
 
-    def keepsake(self, account: Account, password: str) -> str:
-        # A job's token ends with the job, and a deploy token's user name cannot be had back from the account's.
-        if account.delegated or not is_username(account.name):
-            return ""
-        return password
-
-    def lookup(self, name: str, keepsake: str) -> Account:
-        if not keepsake:
-            raise InvalidCredentials(reason="GitLab says who somebody is only to who holds a token of theirs")
-        refuse_unusable(name, keepsake)
-        deadline = self._deadline()
-        if self._options.mode == "jwt":
-            return self._replay.authenticate(name, keepsake, deadline, anew=True)
-        return self._api.lookup(name, keepsake, deadline)
-
-    def is_guessable(self, username: str, password: str) -> bool:
-        """Not if it looks like a token of GitLab's: jobs all come under one name, each with a token of its own."""
-        is_token = username == JOB_USER or _TOKEN_PREFIX.match(password) is not None
-        return not is_token or len(password) < _TOKEN_LENGTH
-
-    def grants(self, account: Account, access: Access) -> frozenset[str]:
-        if not self._options.grants or not isinstance(account, GitLabAccount):
-            return NOTHING
-        if self._options.mode == "jwt":
-            return self._replay.grants(account.credential, access, self._deadline())
-        return self._api.grants(account, access, self._deadline())
-
-    def public_grants(self, access: Access) -> frozenset[str]:
+    def grants(self, account: Account | None, access: Access) -> frozenset[str]:
+        """Return what GitLab's own registry would allow, if the option `grants` is set."""
         if not self._options.grants:
             return NOTHING
-        if self._options.mode == "jwt":
-            return self._replay.public_grants(ANONYMOUS, access, self._deadline())
-        return self._api.public_grants(access, self._deadline())
+        return self._ask(lambda deadline: self._grants(account, access, deadline))
 
     def check(self) -> None:
+        """Prove that GitLab answers."""
         self._greeting()
 
-    def findings(self) -> Iterator[Finding]:
+    def diagnose(self, account: str = "", repository: str = "") -> Findings:
+        """Report on GitLab itself, or on the project of a repository."""
+        if account:
+            yield from super().diagnose(account)
+        if repository:
+            yield from self._repository_findings(Access("repository", repository, frozenset()))
+        if account or repository:
+            return
         try:
             date = self._greeting()
         except BackendUnavailable as error:
             yield self._finding(
-                Severity.ERROR, f"GitLab cannot be asked: {error.reason}", "check url, token, ca_file and the network"
+                Severity.ERROR, f"GitLab does not answer: {error.reason}", "check url, token, ca_file and the network"
             )
             return
         yield from self._clock_findings(date)
@@ -162,12 +170,35 @@ class GitLabBackend(Backend):
             yield from self._token_findings()
             yield from self._lookup_findings()
 
-    def repository_findings(self, access: Access) -> Iterator[Finding]:
+    def _authenticate(self, username: str, password: str, deadline: Deadline) -> Account:
+        if self._options.mode == "jwt":
+            return self._replay.authenticate(username, password, deadline)
+        return self._api.authenticate(username, password, deadline)
+
+    def _grants(self, account: Account | None, access: Access, deadline: Deadline) -> frozenset[str]:
+        is_replayed = self._options.mode == "jwt"
+        if account is None:
+            if is_replayed:
+                return self._replay.public_grants(ANONYMOUS, access, deadline)
+            return self._api.public_grants(access, deadline)
+        if not isinstance(account, GitLabAccount):
+            return NOTHING
+        if is_replayed:
+            return self._replay.grants(account.credential, access, deadline)
+        return self._api.grants(account, access, deadline)
+
+    def _ask(self, question: Callable[[Deadline], T]) -> T:
+        try:
+            return question(self._deadline())
+        except TimeoutError:
+            raise BackendUnavailable("GitLab did not answer in time") from None
+
+    def _repository_findings(self, access: Access) -> Findings:
         paths = candidates(access)
         if not paths:
             yield self._finding(
                 Severity.INFO,
-                f"{access.name} is no name of a GitLab project's image",
+                f"{access.name} is not a name of a GitLab project's image",
                 "use group/project[/image]",
             )
             return
@@ -178,7 +209,7 @@ class GitLabBackend(Backend):
             except (Absent, Refused):
                 continue
             except BackendUnavailable as error:
-                yield self._finding(Severity.ERROR, f"GitLab cannot be asked for {path}: {error.reason}")
+                yield self._finding(Severity.ERROR, f"GitLab does not answer for {path}: {error.reason}")
                 return
             seen = [f"{key} {table[key]}" for key in ("visibility", "container_registry_access_level") if key in table]
             facts = ", ".join([f"number {table.get('id')}", *seen])
@@ -186,36 +217,38 @@ class GitLabBackend(Backend):
             return
         yield self._finding(
             Severity.INFO,
-            f"{access.name} belongs to the first that is a project of {', '.join(paths)}; {viewer} sees none of them",
-            "a private project is seen by its members only",
+            f"{access.name} belongs to the first of these that is a project: {', '.join(paths)}; "
+            f"{viewer} sees none of them",
+            "only its members see a private project",
         )
 
     def close(self) -> None:
+        """Close all connections."""
         self._client.close()
 
     def _deadline(self) -> Deadline:
-        return Deadline(self._options.timeout)
+        return Deadline.after(self._options.timeout)
 
     def _finding(self, severity: Severity, fact: str, remedy: str = "") -> Finding:
         return Finding(severity, f"GitLab {self._options.url}", fact, remedy)
 
     def _greeting(self) -> str:
-        """Prove that GitLab answers as it should, and return what time it says it is."""
+        """Prove that GitLab answers, and return its time."""
         route, query = ("/api/v4/version", []) if self._options.mode == "api" else (ROUTE, [("service", SERVICE)])
         try:
             answer = self._client.get(route, self._own, self._deadline(), query)
             answer.table()
         except Refused as refusal:
-            # To nobody in particular this is the answer of a GitLab that is well.
+            # A GitLab that works answers the anonymous caller like this.
             if self._own is ANONYMOUS:
                 return refusal.date
-            raise BackendUnavailable(f"the configured token is no good: {refusal}") from None
+            raise BackendUnavailable(f"GitLab refuses the configured token: {refusal}") from None
         except Absent as absence:
             what = "a GitLab" if self._options.mode == "api" else "a GitLab with its own registry switched on"
             raise BackendUnavailable(f"{absence}; is this the address of {what}?") from None
         return answer.date
 
-    def _clock_findings(self, date: str) -> Iterator[Finding]:
+    def _clock_findings(self, date: str) -> Findings:
         try:
             difference = round(email.utils.parsedate_to_datetime(date).timestamp() - time.time())
         except (ValueError, OverflowError):
@@ -229,25 +262,23 @@ class GitLabBackend(Backend):
         else:
             yield self._finding(Severity.INFO, f"its clock is {difference:+d} seconds from ours")
 
-    def _jwt_findings(self) -> Iterator[Finding]:
+    def _jwt_findings(self) -> Findings:
         if self._options.certificate is None:
             yield self._finding(
                 Severity.WARNING,
-                "the signatures of its tokens are not verified, they are trusted because they come from there",
-                "set 'certificate' to what GitLab's own registry has as rootcertbundle",
+                "the signatures of its tokens are not verified; the tokens are trusted because they come from there",
+                "set 'certificate' to the rootcertbundle of GitLab's own registry",
             )
 
-    def _token_findings(self) -> Iterator[Finding]:
+    def _token_findings(self) -> Findings:
         if self._options.token is None:
-            yield self._finding(
-                Severity.INFO, "it tells its version only to users", "set 'token' if that is to be checked"
-            )
+            yield self._finding(Severity.INFO, "it tells its version only to users", "set 'token' to check the version")
             return
         try:
             version = self._client.get("/api/v4/version", self._own, self._deadline()).table().get("version")
             scopes = self._client.get(TOKEN_ROUTE, self._own, self._deadline()).table().get("scopes")
         except (GitLabAnswer, BackendUnavailable) as error:
-            yield self._finding(Severity.ERROR, f"the configured token is no good: {error}", "make a new one")
+            yield self._finding(Severity.ERROR, f"GitLab refuses the configured token: {error}", "make a new one")
             return
         yield self._finding(Severity.INFO, f"its version is {str(version)[:50]}")
         if not isinstance(scopes, list) or "read_api" not in scopes or len(scopes) > 1:
@@ -257,17 +288,17 @@ class GitLabBackend(Backend):
                 "give it read_api and nothing else",
             )
 
-    def _lookup_findings(self) -> Iterator[Finding]:
+    def _lookup_findings(self) -> Findings:
         try:
             self._api.find_user("root", self._deadline())
         except (GitLabAnswer, BackendUnavailable) as error:
             yield self._finding(
                 Severity.WARNING,
-                f"it tells us nothing about users by name ({error}), so tokens with registry scopes only are refused",
+                f"it does not look up users by name ({error}), so tokens with only registry scopes are refused",
                 "set 'token', or have users add the scope read_user to their tokens",
             )
         else:
-            yield self._finding(Severity.INFO, "it finds users by name: tokens with registry scopes only will do")
+            yield self._finding(Severity.INFO, "it looks up users by name, so tokens with only registry scopes work")
 
 
 def _check_url(url: str, plain_http: bool) -> None:
@@ -279,11 +310,17 @@ def _check_url(url: str, plain_http: bool) -> None:
     if not usable or parts.scheme not in ("https", "http") or " " in url:
         raise ValueError(f"'url' is '{url}'; use GitLab's whole address, such as https://gitlab.example.com")
     if parts.username is not None or parts.query or parts.fragment:
-        raise ValueError("'url' has a user, query or fragment; leave that out")
+        raise ValueError("'url' has a user, query or fragment; leave it out")
     if parts.scheme == "http" and not plain_http:
-        raise ValueError(f"'url' is '{url}', which sends passwords readable; use https, or set plain_http = true")
+        raise ValueError(f"'url' is '{url}', on which passwords can be read; use https, or set plain_http = true")
     if parts.path.rstrip("/").endswith("/api/v4"):
         raise ValueError(f"'url' is '{url}'; leave out /api/v4")
+
+
+def _is_token(username: str, password: str) -> bool:
+    """Whether a machine has made this password, so that it cannot be a guess."""
+    looks_made = username == JOB_USER or _TOKEN_PREFIX.match(password) is not None
+    return looks_made and len(password) >= _TOKEN_LENGTH
 
 
 def _check_token(token: Secret) -> None:
@@ -299,7 +336,7 @@ def _public_key(path: Path) -> RSAPublicKey:
     except OSError as error:
         raise ConfigurationError(f"'certificate': cannot read {path}: {error.strerror}") from None
     except ValueError:
-        raise ConfigurationError(f"'certificate': {path} holds no certificate in PEM form") from None
+        raise ConfigurationError(f"'certificate': {path} has no PEM certificate") from None
     if not isinstance(key, RSAPublicKey):
         raise ConfigurationError(f"'certificate': {path} has no RSA key, but GitLab signs with RS256")
     return key

@@ -1,4 +1,4 @@
-"""One pooled HTTP client for one GitLab: verified TLS, bounded in time and size, no redirect ever followed."""
+"""A pooled HTTP client for one GitLab: verified TLS, limits of time and size, no redirects."""
 
 from __future__ import annotations
 
@@ -22,35 +22,34 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, ProtocolError
 
-from tokenissuer.errors import BackendUnavailable, ConfigurationError
+from tokenissuer import BackendUnavailable, ConfigurationError, Deadline
 from tokenissuer_backends.gitlab.credential import Credential
-from tokenissuer_backends.gitlab.deadline import Deadline
 
 #: Seconds for one attempt to connect.
 CONNECT_TIMEOUT: Final = 3.0
-#: Seconds to wait for a connection that others use.
+#: Seconds to wait for a free connection.
 POOL_TIMEOUT: Final = 2.0
 #: Bytes in one answer: a page of a hundred projects takes about a quarter of this.
 MAX_ANSWER: Final = 1024 * 1024
 #: Pages of one list: five thousand groups.
 MAX_PAGES: Final = 50
 PER_PAGE: Final = 100
-#: Seconds to leave GitLab alone where it does not say how long.
+#: Seconds to wait after a refusal, if GitLab does not say how long.
 DEFAULT_RETRY_AFTER: Final = 10
 MAX_RETRY_AFTER: Final = 3600
-#: Callers whose rate limit is being waited out; the oldest goes first.
+#: Callers that have reached their rate limit; the oldest is dropped first.
 _MAX_PAUSES: Final = 1000
 
 _RENAMED: Final = re.compile(r"/api/v4/projects/[0-9]+(?:[/?]|$)")
 
 
 class GitLabAnswer(Exception):
-    """GitLab answered, and not with what was asked for.
+    """GitLab answered with an error.
 
     Args:
         status: the HTTP status.
         explanation: GitLab's own words, for the log.
-        date: the time of the answer by GitLab's clock, as the header says it.
+        date: the time by GitLab's clock, from the Date header.
     """
 
     def __init__(self, status: int, explanation: str, date: str) -> None:
@@ -60,22 +59,22 @@ class GitLabAnswer(Exception):
 
 
 class Refused(GitLabAnswer):
-    """400, 401 or 403: the credential will not do, or not for this."""
+    """400, 401 or 403: the credential is not valid, or not for this."""
 
 
 class Absent(GitLabAnswer):
-    """404, or the 301 of a renamed project: there is no such thing, or the caller may not see it."""
+    """404, or the 301 of a renamed project: it does not exist, or the caller may not see it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What GitLab answered, read to its end.
+    """GitLab's answer, read to its end.
 
     Args:
         status: the HTTP status.
         headers: by lower-case name.
-        body: as it came; may hold a token.
-        place: what was asked, for the log.
+        body: may have a token in it.
+        place: the host and path, for the log.
     """
 
     status: int
@@ -87,7 +86,7 @@ class Answer:
         """Return the body as JSON.
 
         Raises:
-            BackendUnavailable: if it is none: something other than GitLab has answered.
+            BackendUnavailable: if it is not JSON: something other than GitLab has answered.
         """
         try:
             return json.loads(self.body)
@@ -98,39 +97,39 @@ class Answer:
         """Return the body as a JSON object.
 
         Raises:
-            BackendUnavailable: if it is none.
+            BackendUnavailable: if it is not one.
         """
         found = self.json()
         if not isinstance(found, dict):
-            raise BackendUnavailable(f"{self.place}: the answer {self.status} is no JSON object")
+            raise BackendUnavailable(f"{self.place}: the answer {self.status} is not a JSON object")
         return found
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the body as a list of JSON objects.
 
         Raises:
-            BackendUnavailable: if it is none.
+            BackendUnavailable: if it is not one.
         """
         found = self.json()
         if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
-            raise BackendUnavailable(f"{self.place}: the answer {self.status} is no list of JSON objects")
+            raise BackendUnavailable(f"{self.place}: the answer {self.status} is not a list of JSON objects")
         return found
 
     @property
     def date(self) -> str:
-        """When this was answered by GitLab's clock, as the header says it."""
+        """The time by GitLab's clock, from the Date header."""
         return self.headers.get("date", "")
 
     def explanation(self) -> str:
-        """Return GitLab's own words about an error, made fit for one line of a log.
+        """Return GitLab's own words about an error, as one line for the log.
 
         Raises:
-            BackendUnavailable: if they are in neither of GitLab's two JSON shapes: something in front of it answered.
+            BackendUnavailable: if they have neither of GitLab's two JSON forms: something in front of it answered.
         """
         said = self.table()
         words = said.get("message") or said.get("error_description") or said.get("error") or said.get("errors")
         if not words:
-            raise BackendUnavailable(f"{self.place}: the answer {self.status} is not in a shape that GitLab uses")
+            raise BackendUnavailable(f"{self.place}: the answer {self.status} has a form that GitLab does not use")
         text = words if isinstance(words, str) else json.dumps(words)
         return "".join(character if character.isprintable() else " " for character in text[:300])
 
@@ -152,7 +151,7 @@ class Client:
         self._root: Final = parts.path.rstrip("/")
         self._name: Final = parts.netloc
         self._pauses: Final = _Pauses()
-        # `block`: no more connections than these, whatever comes in; a slow GitLab cannot collect threads and sockets.
+        # `block`: never more connections than these, so that a slow GitLab cannot use up threads and sockets.
         shared: dict[str, Any] = {"port": parts.port, "maxsize": connections, "block": True, "retries": False}
         self._pool: urllib3.HTTPConnectionPool
         if parts.scheme == "https":
@@ -169,12 +168,12 @@ class Client:
             path: below GitLab's address, percent-encoded.
             credential: who asks.
             deadline: for the whole answer.
-            query: parameters; no secret, for they end up in logs.
+            query: parameters; never a secret, because they appear in logs.
 
         Raises:
             Refused: for 400, 401 and 403.
             Absent: for 404 and for the redirect of a renamed project.
-            BackendUnavailable: for everything else that is not 200, for 429 (which is waited out), and if no whole
+            BackendUnavailable: for every other status but 200, for 429 (until its time is over), and if no complete
                 answer came.
         """
         place = f"{self._name} {path}"
@@ -202,13 +201,13 @@ class Client:
             query: as for `get`, without the page.
 
         Raises:
-            BackendUnavailable: besides what `get` raises, if there is no end to the pages.
+            BackendUnavailable: also if there are too many pages.
         """
         for page in range(1, MAX_PAGES + 1):
             numbers = [("per_page", str(PER_PAGE)), ("page", str(page))]
             answer = self.get(path, credential, deadline, [*query, *numbers])
             yield answer
-            # The header is absent for very long lists, and of an answer with two lists it speaks of the second only.
+            # Very long lists lack the header, and in an answer with two lists it describes only the second.
             if not answer.headers.get("x-next-page") and not _is_full(answer.json()):
                 return
         raise BackendUnavailable(f"{self._name} {path}: the list has more than {MAX_PAGES} pages of {PER_PAGE}")
@@ -225,10 +224,10 @@ class Client:
             try:
                 return self._send(target, credential, deadline, place)
             except ProtocolError:
-                # GitLab closes idle connections; whether this one was is only found out by using it.
+                # GitLab closes idle connections; only using one shows that it is closed.
                 return self._send(target, credential, deadline, place)
         except (HTTPError, http.client.HTTPException, OSError, ValueError) as error:
-            # Not the error itself, and no chain: what it holds is not ours to vouch for.
+            # Neither the error itself nor a chain: it may have anything in it.
             raise BackendUnavailable(f"{place}: {_cause(error)}") from None
 
     def _send(self, target: str, credential: Credential, deadline: Deadline, place: str) -> Answer:
@@ -237,14 +236,14 @@ class Client:
         response = self._pool.urlopen(
             "GET",
             target,
-            # A compressed answer could be far larger than it looks.
+            # A compressed answer could be much larger than it looks.
             headers={
                 **credential.headers(),
                 "Accept": "application/json",
                 "Accept-Encoding": "identity",
                 "User-Agent": "tokenissuer",
             },
-            # Never: a redirect would take the credential to wherever it points.
+            # Never: a redirect would send the credential to another place.
             redirect=False,
             retries=False,
             timeout=urllib3.Timeout(total=left, connect=min(CONNECT_TIMEOUT, left)),
@@ -277,8 +276,7 @@ class Client:
         except ValueError:
             target = "an unreadable address"
         return BackendUnavailable(
-            f"{answer.place}: redirected ({answer.status}) to {target!a}; set the backend's url to where GitLab itself "
-            "answers"
+            f"{answer.place}: redirected ({answer.status}) to {target!a}; set the backend's url to GitLab's own address"
         )
 
     def _outage(self, answer: Answer, credential: Credential) -> BackendUnavailable:
@@ -289,7 +287,7 @@ class Client:
 
 
 class _Pauses:
-    """Until when GitLab wants to be left alone, for each caller: its rate limits are per user."""
+    """Until when GitLab's rate limit refuses each caller."""
 
     def __init__(self) -> None:
         self._lock: Final = threading.Lock()
@@ -309,11 +307,11 @@ class _Pauses:
             if end is not None and left <= 0:
                 del self._ends[credential.fingerprint]
         if left > 0:
-            raise BackendUnavailable(f"{place}: GitLab wants no more requests for now", retry_after=int(left) + 1)
+            raise BackendUnavailable(f"{place}: GitLab's rate limit is reached", retry_after=int(left) + 1)
 
 
 class _TimedStream(io.RawIOBase):
-    """A response's bytes, all of them within one time: a timeout per read would let a slow drip go on for ever."""
+    """A response's bytes with one timeout for all: with a timeout per read, a slow sender could go on for ever."""
 
     def __init__(self, raw: io.RawIOBase, sock: socket.socket) -> None:
         self._raw = raw
@@ -369,7 +367,7 @@ def _tls(ca_file: Path | None) -> ssl.SSLContext:
 
 
 def _is_full(page: Any) -> bool:
-    """Whether a page, or any list in it, is as long as a page can be."""
+    """Whether a page, or any list in it, has the maximum length."""
     lists = [page] if isinstance(page, list) else [value for value in page.values() if isinstance(value, list)]
     return any(len(rows) >= PER_PAGE for rows in lists)
 

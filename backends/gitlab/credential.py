@@ -1,4 +1,4 @@
-"""What a request to GitLab proves its caller with: https://docs.gitlab.com/api/rest/authentication/."""
+"""The header that proves who sends a request to GitLab: https://docs.gitlab.com/api/rest/authentication/."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import re
 import secrets
 from typing import Final
 
-from tokenissuer.errors import InvalidCredentials
+from tokenissuer import InvalidCredentials
 
-# What GitLab makes tokens of: url-safe base64, the dots of routable tokens and of JWTs, and what an administrator may
-# choose for a prefix. Nothing of it ends a header line.
+# The characters of GitLab's tokens: url-safe base64, the dots of routable tokens and of JWTs, and what an administrator
+# may choose for a prefix. None of them ends a header line.
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_+=/@:.-]+", re.ASCII)
 
-# Fingerprints go into keys of memories, which an attacker may learn; without this key they tell nothing.
+# Fingerprints are keys of caches. Without this key they reveal nothing.
 _FINGERPRINT_KEY: Final = secrets.token_bytes(32)
 
 
 class Credential:
-    """One request header and its secret value, which shows in no log, traceback or `repr`.
+    """One request header and its secret value, which appears in no log, traceback or `repr`.
 
     Args:
         header: the header's name; empty for the anonymous caller.
@@ -31,7 +31,7 @@ class Credential:
     def __init__(self, header: str, value: str) -> None:
         self.header: Final = header
         self.__value: Final = value
-        #: Tells credentials apart without telling them.
+        #: Tells credentials apart without revealing them.
         self.fingerprint: Final = hmac.digest(_FINGERPRINT_KEY, f"{header}:{value}".encode(), "sha256")
 
     def headers(self) -> dict[str, str]:
@@ -57,7 +57,7 @@ def personal_access_token(text: str) -> Credential:
     """Wrap a personal, project or group access token.
 
     Raises:
-        InvalidCredentials: if no such token can look like this; then GitLab does not see it either.
+        InvalidCredentials: if no such token can look like this; then it is not sent to GitLab.
     """
     # Not `Authorization: Bearer`: there GitLab looks for an OAuth token first.
     return Credential("PRIVATE-TOKEN", _token(text))

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tokenissuer.errors import BackendUnavailable
-from tokenissuer.scope import Access
+from tokenissuer import Access, BackendUnavailable
 from tokenissuer_backends.gitlab.role import (
     NO_ACCESS,
     PULL,
@@ -41,8 +40,7 @@ class Project:
         visibility: who sees it.
         registry: for whom its registry is switched on.
         archived: whether it may only be read.
-        access_level: the caller's role as far as the project itself tells: what comes by way of an invited group is
-            missing.
+        access_level: the caller's role as the project itself tells it, without invited groups.
     """
 
     id: int
@@ -53,7 +51,7 @@ class Project:
     access_level: int
 
     def actions_for(self, viewer: Viewer) -> frozenset[str]:
-        """Return what a viewer may do in it, whatever credential is used."""
+        """Return what a viewer may do in it, with any credential."""
         allowed = actions_by_role(self.visibility, self.registry, viewer)
         return allowed & PULL if self.archived else allowed
 
@@ -61,7 +59,7 @@ class Project:
 def candidates(access: Access) -> tuple[str, ...]:
     """Return the project paths a repository may belong to, the longest first; none if GitLab knows no such name."""
     parts = access.name.split("/")
-    # GitLab's pattern is the registry's without a port. Nothing that means something in a URL passes it.
+    # GitLab's pattern is the registry's without a port. No character of it means something in a URL.
     if not access.is_repository or not _PATH.fullmatch(access.name):
         return ()
     if not _MIN_COMPONENTS <= len(parts) <= _MAX_COMPONENTS:
@@ -76,10 +74,10 @@ def project_route(path: str) -> str:
 
 
 def read_project(table: Mapping[str, Any]) -> Project:
-    """Read what GitLab says about a project to somebody who is logged in.
+    """Read what GitLab tells a logged-in caller about a project.
 
     Raises:
-        BackendUnavailable: if it is not in GitLab's shape.
+        BackendUnavailable: if it does not have GitLab's form.
     """
     id_, path = table.get("id"), table.get("path_with_namespace")
     if not isinstance(id_, int) or isinstance(id_, bool) or not isinstance(path, str):
@@ -97,7 +95,7 @@ def read_project(table: Mapping[str, Any]) -> Project:
 def _registry_level(table: Mapping[str, Any]) -> RegistryLevel:
     if "container_registry_access_level" in table:
         return registry_level(table["container_registry_access_level"])
-    # Before the level there was only this, which GitLab works out for the caller. Neither: it is not for them.
+    # Older versions have only this, computed for the caller. If neither is there, the registry is not for the caller.
     return RegistryLevel.ENABLED if table.get("container_registry_enabled") is True else RegistryLevel.DISABLED
 
 
@@ -113,7 +111,7 @@ def access_level(membership: Mapping[str, Any]) -> int:
     """Read the role in a membership.
 
     Raises:
-        BackendUnavailable: if it is not in GitLab's shape.
+        BackendUnavailable: if it does not have GitLab's form.
     """
     level = membership.get("access_level")
     if not isinstance(level, int) or isinstance(level, bool):

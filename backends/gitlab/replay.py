@@ -1,4 +1,4 @@
-"""GitLab's own token endpoint as a source: the caller's credential is replayed to its `/jwt/auth`.
+"""GitLab's own token endpoint: the caller's credential is sent on to its `/jwt/auth`.
 
 It knows every kind of credential, deploy tokens and passwords included, and every rule of GitLab's own registry:
 https://docs.gitlab.com/user/packages/container_registry/authenticate_with_container_registry/. It answers only while
@@ -15,13 +15,10 @@ from typing import Any, Final
 import jwt
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-from tokenissuer.errors import BackendUnavailable, InvalidCredentials
-from tokenissuer.scope import Access
-from tokenissuer_backends.gitlab.account import LoginAccount, with_credential
+from tokenissuer import Access, BackendUnavailable, Cache, Deadline, InvalidCredentials
+from tokenissuer_backends.gitlab.account import LoginAccount
 from tokenissuer_backends.gitlab.client import Absent, Client, Refused
 from tokenissuer_backends.gitlab.credential import Credential, basic
-from tokenissuer_backends.gitlab.deadline import Deadline
-from tokenissuer_backends.gitlab.memory import MAX_LOGIN, Memory
 from tokenissuer_backends.gitlab.project import candidates
 from tokenissuer_backends.gitlab.role import NOTHING, PULL, asked_actions
 
@@ -33,7 +30,7 @@ SERVICE: Final = "container_registry"
 #: Seconds by which two clocks may differ.
 SKEW: Final = 30
 
-#: One for every cause, so that it tells nobody which accounts exist.
+#: The same for every cause, so that a guesser does not learn which accounts exist.
 WANTED: Final = (
     "GitLab refuses this login; use your own user name with your password or a token that is valid and has a registry "
     "scope (only a token if you sign in with two factors), or the user name and token of a deploy token"
@@ -66,53 +63,44 @@ class Replay:
 
     Args:
         client: sends the requests.
-        issuer: what GitLab's tokens must say about who made them; None if that is not known.
-        key: what they must be signed with; None to trust them because they came over a verified connection.
-        remember: seconds an answer is good for.
+        issuer: the `iss` claim that GitLab's tokens must have; None if it is not known.
+        key: the key they must be signed with; None to trust them because they came over a verified connection.
+        remember: seconds for which an answer about rights is remembered.
     """
 
     def __init__(self, client: Client, issuer: str | None, key: RSAPublicKey | None, remember: float) -> None:
         self._client: Final = client
         self._issuer: Final = issuer
         self._key: Final = key
-        self._accounts: Final[Memory[LoginAccount]] = Memory(min(remember, MAX_LOGIN))
-        self._memory: Final[Memory[frozenset[str]]] = Memory(remember)
+        self._grants: Final = Cache[frozenset[str]](lambda _: remember)
 
-    def authenticate(self, username: str, password: str, deadline: Deadline, *, anew: bool = False) -> LoginAccount:
-        """Prove whose credential this is, and that this is who was named.
+    def authenticate(self, username: str, password: str, deadline: Deadline) -> LoginAccount:
+        """Prove that the credential belongs to the user named.
 
         Args:
             username: what was typed.
             password: likewise.
-            deadline: for all that is asked.
-            anew: whether GitLab is asked in any case.
+            deadline: for all questions.
 
         Raises:
-            InvalidCredentials: if GitLab refuses, or knows somebody else by this credential.
+            InvalidCredentials: if GitLab refuses, or the credential is somebody else's.
             BackendUnavailable: if GitLab cannot tell.
         """
         credential = basic(username, password)
-
-        def ask() -> LoginAccount:
-            return _account(username, self._issued(credential, (), deadline))
-
-        if anew:
-            self._accounts.forget(credential.fingerprint)
         try:
-            # The credential's fingerprint is that of name and password.
-            return with_credential(self._accounts.recall(credential.fingerprint, ask, deadline), credential)
+            return _account(username, credential, self._issued(credential, (), deadline))
         except Refused as answer:
             raise InvalidCredentials(WANTED, reason=str(answer)) from None
         except Absent as answer:
             raise BackendUnavailable(f"{answer}; is GitLab's own container registry switched on?") from None
 
     def grants(self, credential: Credential, access: Access, deadline: Deadline) -> frozenset[str]:
-        """Return what GitLab grants of what is asked.
+        """Return what GitLab grants of what is requested.
 
         Raises:
             BackendUnavailable: if GitLab cannot tell.
         """
-        # GitLab notes a repository in its list when it grants a push: nothing may be asked that nobody wants.
+        # GitLab adds a repository to its list when it grants a push: only what the client wants may be requested.
         return self._granted(credential, Access(access.type, access.name, asked_actions(access)), deadline)
 
     def public_grants(self, credential: Credential, access: Access, deadline: Deadline) -> frozenset[str]:
@@ -135,7 +123,7 @@ class Replay:
                 return NOTHING
             return issued.granted.get(access.name, NOTHING) & access.actions
 
-        return self._memory.recall((credential.fingerprint, str(access)), ask, deadline)
+        return self._grants.ask((credential.fingerprint, str(access)), ask, deadline.remaining())
 
     def _issued(self, credential: Credential, scopes: tuple[str, ...], deadline: Deadline) -> Issued:
         query = [("service", SERVICE), *(("scope", scope) for scope in scopes)]
@@ -150,14 +138,14 @@ class Replay:
         return Issued(subject, auth_type, user if isinstance(user, dict) else {}, int(claims["exp"]), _granted(claims))
 
     def _verified(self, text: str, audience: str | None) -> Mapping[str, Any]:
-        """Return the claims of a token of GitLab's that is good now.
+        """Return the claims of a valid token of GitLab's.
 
         Args:
             text: the token.
-            audience: whom it must be for; None for the token within a token, which says neither that nor its issuer.
+            audience: whom it must be for; None for the token within a token, which has neither that nor an issuer.
         """
         try:
-            # Checked whether or not the signature is: a token with `none` is nobody's.
+            # Checked even if the signature is not: anybody can make a token with `none`.
             if jwt.get_unverified_header(text).get("alg") != "RS256":
                 raise BackendUnavailable("GitLab's token is not signed with RS256")
             claims: Mapping[str, Any] = jwt.decode(
@@ -182,17 +170,18 @@ class Replay:
         return claims
 
 
-def _account(username: str, issued: Issued) -> LoginAccount:
-    """Hold what was typed against whom GitLab knows: with most kinds of token it ignores the user name."""
+def _account(username: str, credential: Credential, issued: Issued) -> LoginAccount:
+    """Compare what was typed with whom GitLab names: for most kinds of token it ignores the user name."""
     number = issued.user_info.get("deploy_token_id")
     if issued.auth_type == "deploy_token" and not issued.subject and isinstance(number, int):
-        # Its user name is free text, which could be a user's: only the number is its own.
+        # Its user name is free text, which could be a user's name: only the number is unique.
         name, expected = f"deploy-token:{number}", issued.user_info.get("username")
     else:
         name, expected = issued.subject, _JOB_USER if issued.auth_type == "build" else issued.subject
     if not name or not isinstance(expected, str) or not expected.isascii() or expected.lower() != username.lower():
         raise InvalidCredentials(WANTED, reason="the credential belongs to another user than the one named")
-    return LoginAccount(name=name, delegated=issued.auth_type == "build", valid_until=issued.ends)
+    is_job = issued.auth_type == "build"
+    return LoginAccount(name=name, delegated=is_job, valid_until=issued.ends, credential=credential)
 
 
 def _granted(claims: Mapping[str, Any]) -> Mapping[str, frozenset[str]]:
@@ -213,8 +202,8 @@ def _granted(claims: Mapping[str, Any]) -> Mapping[str, frozenset[str]]:
 def _tag_bound(meta: object) -> frozenset[str]:
     """Return the actions that GitLab grants for some tags only.
 
-    Only GitLab's own registry reads what it says of tags, and only in GitLab's own token: in ours the action would be
-    good for every tag, protected ones too.
+    Only GitLab's own registry reads these limits, and only in GitLab's own token: ours would allow the action on
+    every tag, protected ones too.
     """
     if not isinstance(meta, dict):
         return NOTHING

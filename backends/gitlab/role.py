@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from tokenissuer.errors import BackendUnavailable
-from tokenissuer.scope import Access
+from tokenissuer import Access, BackendUnavailable
 
 # Access levels; the gaps are used too (15 Planner, 25 Security Manager), so only comparisons make sense.
 NO_ACCESS: Final = 0
@@ -55,9 +54,9 @@ class Viewer:
     """Somebody who looks at a project.
 
     Args:
-        access_level: the highest role in it, by whatever way; `NO_ACCESS` for none.
-        logged_in: whether this is anybody in particular.
-        external: whether an administrator marked the user external: internal projects are closed to those.
+        access_level: the highest role in it; `NO_ACCESS` for none.
+        logged_in: whether somebody is logged in.
+        external: whether an administrator marked the user external: external users do not see internal projects.
     """
 
     access_level: int = NO_ACCESS
@@ -66,7 +65,7 @@ class Viewer:
 
 
 def actions_by_role(visibility: Visibility, level: RegistryLevel, viewer: Viewer) -> frozenset[str]:
-    """Return what a viewer may do, whatever credential is used.
+    """Return what a viewer may do, with any credential.
 
     Args:
         visibility: the project's.
@@ -88,14 +87,14 @@ def actions_by_role(visibility: Visibility, level: RegistryLevel, viewer: Viewer
 
 
 def actions_by_scopes(scopes: Set[str]) -> frozenset[str]:
-    """Return what a token with these scopes can be used for at most."""
+    """Return the most that a token with these scopes allows."""
     return frozenset(
         action for action, needed in (("pull", _PULLING), ("push", _PUSHING), ("delete", _DELETING)) if scopes & needed
     )
 
 
 def asked_actions(access: Access) -> frozenset[str]:
-    """Return the actions asked for; `*` stands for all."""
+    """Return the actions requested; `*` stands for all."""
     return EVERYTHING if "*" in access.actions else access.actions & EVERYTHING
 
 
@@ -103,21 +102,21 @@ def visibility(found: object) -> Visibility:
     """Read a project's visibility.
 
     Raises:
-        BackendUnavailable: if it is none of GitLab's.
+        BackendUnavailable: if GitLab has no such value.
     """
     try:
         return Visibility(str(found))
     except ValueError:
-        raise BackendUnavailable(f"GitLab names a visibility that is not known here: {str(found)[:50]!a}") from None
+        raise BackendUnavailable(f"unknown visibility in GitLab's answer: {str(found)[:50]!a}") from None
 
 
 def registry_level(found: object) -> RegistryLevel:
     """Read a project's registry level.
 
     Raises:
-        BackendUnavailable: if it is none of GitLab's.
+        BackendUnavailable: if GitLab has no such value.
     """
     try:
         return RegistryLevel(str(found))
     except ValueError:
-        raise BackendUnavailable(f"GitLab names a registry level that is not known here: {str(found)[:50]!a}") from None
+        raise BackendUnavailable(f"unknown registry level in GitLab's answer: {str(found)[:50]!a}") from None

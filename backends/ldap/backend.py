@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-import time
+import secrets
 import unicodedata
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
-from tokenissuer.backend import Account, Backend, Finding, Severity, Step, refuse_unusable
-from tokenissuer.errors import BackendUnavailable, InvalidCredentials, RequestError, UnknownAccount
+from tokenissuer import (
+    Account,
+    Backend,
+    BackendUnavailable,
+    Deadline,
+    Finding,
+    Findings,
+    InvalidCredentials,
+    RequestError,
+    Severity,
+    Stopwatch,
+    UnknownAccount,
+)
 from tokenissuer_backends.ldap import standing
-from tokenissuer_backends.ldap.deadline import Deadline
 from tokenissuer_backends.ldap.directory import Conversation, Directory
 from tokenissuer_backends.ldap.failure import DirectoryFailure, Incomplete, Misconfigured, Refused
 from tokenissuer_backends.ldap.filter import FilterTemplate
@@ -27,14 +38,14 @@ T = TypeVar("T")
 
 #: Seconds for one login, whatever the servers do. Docker gives up after 15.
 LOGIN_TIME: Final = 10.0
-#: Bytes: servers drop the connection of whoever sends a longer one.
+#: Bytes: servers close the connection if a longer one is sent.
 _MAX_PASSWORD: Final = 1024
 _MAX_NAME: Final = 1024
 
-#: Names that are the same in a DN, a UPN and DOMAIN\name, and need no escape in any.
+#: Names that need no escape in a DN, a UPN or DOMAIN\name.
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
 _EVERYTHING: Final = "(objectClass=*)"
-#: Attributes that users can often change themselves, and so could take somebody's name with.
+#: Attributes that users can often change themselves, and with them take another's name.
 _OFTEN_WRITABLE: Final = frozenset({"mail", "displayname", "givenname", "sn", "gecos", "description"})
 
 
@@ -53,7 +64,7 @@ class LdapAccount(Account):
     def belongs_to(self, group: str) -> bool:
         """Whether a group named in an access rule, by its DN or short name, has this account as a member.
 
-        As in the directory case does not matter. A text that is a DN is compared with DNs alone: a group's short name
+        Case does not matter, as in the directory. A text that is a DN is compared only with DNs: a group's short name
         must not be able to look like another group's DN.
         """
         try:
@@ -63,18 +74,6 @@ class LdapAccount(Account):
         return dn in self.group_dns
 
 
-@dataclass(frozen=True, slots=True)
-class _Stopwatch:
-    """Measures steps one after the other."""
-
-    started: list[float] = field(default_factory=lambda: [time.monotonic()])
-
-    def lap(self) -> float:
-        """Return the seconds since the last time."""
-        self.started.append(time.monotonic())
-        return self.started[-1] - self.started.pop(0)
-
-
 class LdapBackend(Backend):
     """Accounts in an LDAP directory.
 
@@ -82,7 +81,7 @@ class LdapBackend(Backend):
         options: where it is and what to ask it.
 
     Raises:
-        ConfigurationError: if the CA file cannot be used. A directory that is down does not matter: it may come back.
+        ConfigurationError: if the CA file cannot be used. A directory may be down: it may come back.
     """
 
     Options = LdapOptions
@@ -100,6 +99,7 @@ class LdapBackend(Backend):
             *standing.ATTRIBUTES,
             *(("sAMAccountName",) if options.directory == "ad" else ()),
         )
+        self._nobody: Final = f"cn=nobody-{secrets.token_hex(16)},{self._base}"
 
     def authenticate(self, username: str, password: str) -> LdapAccount:
         """Prove that the password is this account's.
@@ -109,7 +109,6 @@ class LdapBackend(Backend):
             InvalidCredentials: if it refuses, or the account is not in good standing.
             BackendUnavailable: if no server can tell, or the configuration does not fit the directory.
         """
-        refuse_unusable(username, password)
         # Not "unknown": nobody may get past this directory to another backend by typing more.
         for kind, text, most in (("user name", username, _MAX_NAME), ("password", password, _MAX_PASSWORD)):
             if len(text.encode("utf-8")) > most:
@@ -120,19 +119,19 @@ class LdapBackend(Backend):
             raise UnknownAccount(reason="with bind_as a user name has letters, digits, dots, hyphens and _ only")
         return self._ask(lambda conversation: self._bind_then_search(conversation, username, password))
 
-    def lookup(self, name: str, keepsake: str) -> LdapAccount:
-        """Find an account again without its password: its entry, its standing and its groups as they are now.
+    def lookup(self, name: str, password: str) -> LdapAccount:
+        """Find an account again, for a refresh token: its entry, its standing and its groups as they are now.
 
         Raises:
-            InvalidCredentials: if it is gone or not in good standing, or `bind_as` leaves nobody to search as.
+            InvalidCredentials: if it is gone, locked or expired, or nothing tells when its password changed.
             BackendUnavailable: if no server can tell.
         """
-        refuse_unusable(name, name)
-        if len(name.encode("utf-8")) > _MAX_NAME:
-            raise InvalidCredentials(reason=f"the name has more than {_MAX_NAME} bytes")
         if self._options.bind_as:
-            raise InvalidCredentials(reason="with bind_as there is nobody to look accounts up as; use bind_dn")
-        return self._ask(lambda conversation: self._look_up(conversation, name))
+            raise InvalidCredentials(reason="with bind_as no account can search for others; use bind_dn")
+        account = self._ask(lambda conversation: self._look_up(conversation, name))
+        if not account.password_version:
+            raise InvalidCredentials(reason="the directory does not show when the password changed")
+        return account
 
     def check(self) -> None:
         """Prove that a server lets us search, or with `bind_as` that one can be reached.
@@ -142,30 +141,16 @@ class LdapBackend(Backend):
         """
         self._ask(Conversation.reach if self._options.bind_as else self._see_base)
 
-    def probe(self) -> Iterator[Step]:
-        """Try every server: connection and TLS, login of the account that searches, search base, what entries show."""
-        for server in self._directory.servers:
-            yield from self._probe(server)
+    def diagnose(self, account: str = "", repository: str = "") -> Findings:
+        """Report on the configuration and every server, or find an account without its password."""
+        if account:
+            yield from self._trace(account)
+        elif not repository:
+            yield from self._option_findings()
+            for server in self._directory.servers:
+                yield from self._server_findings(server)
 
-    def trace(self, name: str) -> Iterator[Step]:
-        """Look an account up without its password: entry, canonical name, standing, groups."""
-        if self._options.bind_as:
-            yield Step(name, "look the account up", 0.0, trouble="with bind_as there is nobody to do that as")
-            return
-        steps: list[Step] = []
-        watch = _Stopwatch()
-        try:
-            account = self._ask(lambda conversation: self._trace(conversation, name, steps, watch))
-        except RequestError as error:
-            yield from steps
-            yield Step(name, "look the account up", watch.lap(), trouble=error.reason)
-            return
-        yield from steps
-        stamp = account.stamp or "not told by the directory, so there are no refresh tokens for this account"
-        yield Step(name, "last change of the password", watch.lap(), stamp)
-
-    def findings(self) -> Iterator[Finding]:
-        """Say what of the configuration is risky."""
+    def _option_findings(self) -> Findings:
         plain = [address.url for address in self._options.addresses if not address.tls and not self._options.starttls]
         if plain:
             yield Finding(
@@ -178,8 +163,8 @@ class LdapBackend(Backend):
             yield Finding(
                 Severity.INFO,
                 "'bind_as'",
-                "nobody can look accounts up without their password, so there are no refresh tokens for them",
-                "use 'bind_dn' if docker shall not keep passwords",
+                "no account can look up others without their password, so no refresh tokens are issued",
+                "use 'bind_dn' if docker shall not store passwords",
             )
         if self._name.lower() in _OFTEN_WRITABLE:
             yield Finding(
@@ -188,6 +173,47 @@ class LdapBackend(Backend):
                 f"in many directories people can change their own '{self._name}', and so take another's name",
                 "use an attribute that only administrators can change, such as uid",
             )
+
+    def _server_findings(self, server: Server) -> Findings:
+        url, deadline, watch = server.address.url, Deadline.after(LOGIN_TIME), Stopwatch()
+        step = "connect"
+
+        def done(fact: str) -> Finding:
+            return Finding(Severity.INFO, url, f"{step}: {fact}", seconds=watch.lap())
+
+        try:
+            session = server.connect(deadline)
+            version = session.tls_version
+            session.close()
+            yield done(f"{version}, certificate and host name are verified" if version else "plain text, no TLS")
+            if self._options.bind_as:
+                return
+            step = "log in"
+            with self._directory.converse(server, deadline) as conversation:
+                server.give_back(server.make(deadline))
+                yield done(self._options.bind_dn or "anonymously")
+                step = f"read the base {self._base}"
+                self._see_base(conversation)
+                yield done("good")
+                step = "last change of passwords"
+                yield done(self._sees_changes(conversation))
+        except DirectoryFailure as error:
+            yield Finding(Severity.ERROR, url, f"{step}: {error.reason}", seconds=watch.lap())
+
+    def _trace(self, name: str) -> Findings:
+        found: list[Finding] = []
+        watch = Stopwatch()
+        try:
+            if self._options.bind_as:
+                raise InvalidCredentials(reason="with bind_as no account can search for others")
+            account = self._ask(lambda conversation: self._trace_on(conversation, name, found, watch))
+        except RequestError as error:
+            yield from found
+            yield Finding(Severity.ERROR, name, f"look up the account: {error.reason}", seconds=watch.lap())
+            return
+        yield from found
+        version = account.password_version or "unknown to the directory, so this account gets no refresh tokens"
+        yield Finding(Severity.INFO, name, f"last change of the password: {version}", seconds=watch.lap())
 
     def close(self) -> None:
         """End all idle connections."""
@@ -202,12 +228,18 @@ class LdapBackend(Backend):
             raise BackendUnavailable(error.reason) from None
 
     def _search_then_bind(self, conversation: Conversation, username: str, password: str) -> LdapAccount:
-        entry = self._find(conversation, self._filter.fill({USER: username}))
+        try:
+            entry = self._find(conversation, self._filter.fill({USER: username}))
+        except UnknownAccount:
+            # A bind that cannot succeed, so that the time of the answer does not tell an unknown name from a known one.
+            with contextlib.suppress(Refused):
+                conversation.prove(self._nobody, password)
+            raise
         name = self._name_of(entry)
-        _refuse_fallen(entry)
+        _refuse_unusable(entry)
         state = conversation.prove(entry.dn, password)
         if state.objection:
-            # The password is right, and one grace login less is left: the refusal is remembered, which saves the rest.
+            # The password is right and has cost a grace login. The core remembers the refusal, which saves the others.
             raise Refused(state.objection)
         return self._account(conversation, entry, name)
 
@@ -219,63 +251,42 @@ class LdapBackend(Backend):
         entry = self._find(conversation, self._filter.fill({USER: username}))
         self._prove_identity(conversation, bound_as, entry)
         name = self._name_of(entry)
-        _refuse_fallen(entry)
+        _refuse_unusable(entry)
         return self._account(conversation, entry, name)
 
     def _look_up(self, conversation: Conversation, name: str) -> LdapAccount:
         try:
             entry = self._find(conversation, self._filter.by(self._name, USER).fill({USER: name}))
         except UnknownAccount:
-            # Some servers show nothing to who may not look any more. That would end everybody's logins.
+            # Some servers show nothing to an account that may no longer search. That would end all logins.
             self._see_base(conversation)
             raise
         spelled = self._name_of(entry)
         if spelled.lower() != name:
-            raise UnknownAccount(reason="the entry has another name by now")
+            raise UnknownAccount(reason="the entry has another name now")
         if self._options.directory == "ad" and not entry.texts("userAccountControl"):
-            raise Misconfigured("'bind_dn' may not read userAccountControl, so nobody can tell who is disabled")
-        _refuse_fallen(entry)
+            raise Misconfigured("'bind_dn' may not read userAccountControl, which tells who is disabled")
+        _refuse_unusable(entry)
         return self._account(conversation, entry, spelled)
 
-    def _trace(self, conversation: Conversation, username: str, steps: list[Step], watch: _Stopwatch) -> LdapAccount:
-        steps.clear()
+    def _trace_on(
+        self, conversation: Conversation, username: str, found: list[Finding], watch: Stopwatch
+    ) -> LdapAccount:
+        def done(fact: str) -> None:
+            found.append(Finding(Severity.INFO, conversation.server.address.url, fact, seconds=watch.lap()))
+
+        found.clear()
         watch.lap()
-        subject = conversation.server.address.url
         entry = self._find(conversation, self._filter.fill({USER: username}))
-        steps.append(Step(subject, "find the entry", watch.lap(), entry.dn))
+        done(f"find the entry: {entry.dn}")
         name = self._name_of(entry)
-        steps.append(Step(subject, "account name", watch.lap(), f"{name.lower()} (from '{self._name}')"))
-        _refuse_fallen(entry)
-        steps.append(Step(subject, "standing", watch.lap(), "neither disabled nor locked nor expired"))
+        done(f"account name: {name.lower()} (from '{self._name}')")
+        _refuse_unusable(entry)
+        done("standing: neither disabled nor locked nor expired")
         account = self._account(conversation, entry, name)
         groups = ", ".join(sorted(account.groups)) or "none"
-        steps.append(Step(subject, "groups", watch.lap(), f"{len(account.group_dns)}: {groups}"))
+        done(f"groups: {len(account.group_dns)}: {groups}")
         return account
-
-    def _probe(self, server: Server) -> Iterator[Step]:
-        url, deadline, watch = server.address.url, Deadline.after(LOGIN_TIME), _Stopwatch()
-        attempt = "connect"
-        try:
-            session = server.connect(deadline)
-            version = session.tls_version
-            session.close()
-            said = f"{version}, the certificate is trusted and this host's" if version else "plain text, no TLS"
-            yield Step(url, attempt, watch.lap(), said)
-            if self._options.bind_as:
-                return
-            attempt = "log in"
-            with self._directory.converse(server, deadline) as conversation:
-                pooled = server.make(deadline)
-                server.give_back(pooled)
-                yield Step(url, attempt, watch.lap(), self._options.bind_dn or "anonymously")
-                attempt = f"see the base {self._base}"
-                self._see_base(conversation)
-                yield Step(url, attempt, watch.lap(), "it is there")
-                attempt = "see when a password changed"
-                said = self._sees_changes(conversation)
-                yield Step(url, attempt, watch.lap(), said)
-        except DirectoryFailure as error:
-            yield Step(url, attempt, watch.lap(), trouble=error.reason)
 
     def _see_base(self, conversation: Conversation) -> None:
         if not conversation.search(self._base, _EVERYTHING, ["1.1"], below=False):
@@ -288,20 +299,20 @@ class LdapBackend(Backend):
         except Incomplete:
             return "entries show it"
         except DirectoryFailure as error:
-            # Large directories refuse to search without an index, or take too long; no login asks this.
-            return f"cannot be told: {error.reason}"
-        return "entries show it" if found else "no entry shows it, so there are no refresh tokens for these accounts"
+            # Large directories refuse a search without an index, or take too long; no login asks this.
+            return f"unknown: {error.reason}"
+        return "entries show it" if found else "no entry shows it, so these accounts get no refresh tokens"
 
     def _find(self, conversation: Conversation, filter_: str) -> Entry:
         try:
             # Two, not one: with one, an ambiguous name would look like a certain one on some servers.
             found = conversation.search(self._base, filter_, self._attributes, limit=2)
         except Incomplete:
-            raise Refused("the name fits several entries") from None
+            raise Refused("several entries have the name") from None
         if not found:
             raise UnknownAccount(reason="the directory has no such account")
         if len(found) > 1:
-            raise Refused(f"the name fits several entries: {' and '.join(entry.dn for entry in found)}")
+            raise Refused(f"several entries have the name: {' and '.join(entry.dn for entry in found)}")
         (entry,) = found
         if not entry.dn:
             raise Refused("the entry has no name")  # a bind as nobody would succeed
@@ -324,14 +335,13 @@ class LdapBackend(Backend):
         return LdapAccount(
             name.lower(),
             frozenset(group.name for group in groups if group.name),
-            # Without somebody who can search, no refresh token could ever be used.
-            stamp="" if self._options.bind_as else standing.password_stamp(entry),
+            password_version="" if self._options.bind_as else standing.password_version(entry),
             dn=entry.dn,
             group_dns=frozenset(group.dn for group in groups),
         )
 
     def _prove_identity(self, conversation: Conversation, bound_as: str, entry: Entry) -> None:
-        """Prove that who logged in is who was found: Active Directory takes one text for several accounts' names."""
+        """Prove that the entry found is the one that logged in: in Active Directory two accounts may match one text."""
         try:
             bound = DistinguishedName.parse(bound_as)
         except ValueError:
@@ -346,6 +356,6 @@ class LdapBackend(Backend):
             raise Refused(f"{bound_as} has logged in, but {entry.dn} was found")
 
 
-def _refuse_fallen(entry: Entry) -> None:
+def _refuse_unusable(entry: Entry) -> None:
     if reason := standing.objection(entry, datetime.now(UTC)):
         raise Refused(reason)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final, Self, TypeVar
 
-from tokenissuer.errors import BackendUnavailable, RequestError
-from tokenissuer_backends.ldap.deadline import Deadline
+from tokenissuer import BackendUnavailable, Deadline, RequestError
 from tokenissuer_backends.ldap.failure import DirectoryFailure, Unreachable
 from tokenissuer_backends.ldap.options import LdapOptions
 from tokenissuer_backends.ldap.ppolicy import PasswordState
@@ -17,10 +16,10 @@ T = TypeVar("T")
 
 
 class Conversation:
-    """What one login asks one server.
+    """The questions of one login to one server.
 
     Args:
-        server: which.
+        server: the server.
         timeout: seconds for each question.
         deadline: for all of them.
     """
@@ -35,7 +34,7 @@ class Conversation:
     def search(
         self, base: str, filter_: str, attributes: Iterable[str], *, limit: int = 0, below: bool = True
     ) -> tuple[Entry, ...]:
-        """Find entries, as the account that searches or the one that `become` made us.
+        """Find entries, logged in as `bind_dn` or as the account of `become`.
 
         Raises:
             DirectoryFailure: if the server does not give them all; see `Session.search`.
@@ -54,7 +53,7 @@ class Conversation:
             try:
                 found = ask(self._service.session)
             except Unreachable:
-                # It may have died while it was idle, and then the others with it. Once more, on a new one.
+                # It was closed while it was idle, and probably the others too. Try again on a new one.
                 self.server.clear()
                 self._service = self.server.make(self._deadline)
             else:
@@ -63,7 +62,7 @@ class Conversation:
         return ask(self._service.session)
 
     def reach(self) -> None:
-        """Prove that the server can be reached, and is who it should be.
+        """Prove that the server can be reached and has a valid certificate.
 
         Raises:
             Unreachable: if not.
@@ -71,11 +70,11 @@ class Conversation:
         self.server.connect(self._deadline).close()
 
     def prove(self, dn: str, password: str) -> PasswordState:
-        """Prove that a password is this entry's, on a connection of its own.
+        """Prove that a password is this entry's, on a new connection.
 
         Raises:
             Refused: if it is not.
-            DirectoryFailure: if the server does not say.
+            DirectoryFailure: if the server does not answer.
         """
         session = self.server.connect(self._deadline)
         try:
@@ -84,27 +83,27 @@ class Conversation:
             session.close()
 
     def become(self, name: str, password: str) -> PasswordState:
-        """Prove that a password is this account's, and search as this account from now on.
+        """Prove that a password is this account's, and search as this account afterwards.
 
         Raises:
             Refused: if it is not.
-            DirectoryFailure: if the server does not say.
+            DirectoryFailure: if the server does not answer.
         """
         self._user = self.server.connect(self._deadline)
         return self._user.bind(name, password, self._deadline.within(self._timeout))
 
     def identity(self) -> str:
-        """Return who the server says `become` made us.
+        """Return the server's name for the account of `become`.
 
         Raises:
-            DirectoryFailure: if it does not say.
+            DirectoryFailure: if it does not tell.
         """
         if self._user is None:
             raise Unreachable("nobody is logged in")
         return self._user.identity(self._deadline.within(self._timeout))
 
     def close(self) -> None:
-        """End the conversation; what can be used again is kept."""
+        """End the conversation; keep the connection for the next login."""
         if self._service is not None:
             self.server.give_back(self._service)
         if self._user is not None:
@@ -129,8 +128,6 @@ class Directory:
 
     def __init__(self, options: LdapOptions) -> None:
         trust = Trust(options.ca_file)
-        if options.ca_file is not None or options.starttls or any(address.tls for address in options.addresses):
-            trust.check()
         self._timeout: Final = options.timeout
         self.servers: Final = tuple(Server(number, options, trust) for number in range(len(options.servers)))
 

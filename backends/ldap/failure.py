@@ -1,4 +1,4 @@
-"""How asking a directory server can fail. None of this reaches a client; the texts are for the log."""
+"""How a question to a directory server can fail. The texts are for the log; no client sees them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ class DirectoryFailure(Exception):
 
 
 class Unreachable(DirectoryFailure):
-    """This server cannot be asked now; another may."""
+    """This server does not answer now; another may."""
 
 
 class Refused(DirectoryFailure):
-    """The directory does not take these credentials."""
+    """The directory refuses these credentials."""
 
 
 class Misconfigured(DirectoryFailure):
-    """The answer shows a mistake in configuration or directory that every server would answer with."""
+    """There is a mistake in configuration or directory; every server would give the same answer."""
 
 
 class Incomplete(Misconfigured):
-    """There is more than the server gave out."""
+    """The server returned only a part."""

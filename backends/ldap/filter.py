@@ -1,4 +1,4 @@
-"""Search filters with places for values. RFC 4515."""
+"""Search filters with placeholders for values. RFC 4515."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _PLAIN: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ
 
 
 class FilterTemplate:
-    """A filter in which `{user}` and the like stand for values, and never for a part of the filter itself.
+    """A filter with placeholders such as `{user}`, which stand for values and never for a part of the filter itself.
 
     Args:
         text: the filter.
-        known: the placeholders it may hold, braces included.
-        needed: placeholders of which it must hold at least one.
+        known: the placeholders it may have, with braces.
+        needed: placeholders of which it must have at least one.
 
     Raises:
-        ValueError: if it is no filter, or a placeholder is unknown, missing or outside a value.
+        ValueError: if it is not a filter, or a placeholder is unknown, missing or outside a value.
     """
 
     def __init__(self, text: str, known: Iterable[str], needed: Iterable[str]) -> None:
@@ -32,26 +32,26 @@ class FilterTemplate:
         while (shorter := _BRANCH.sub("L", shape)) != shape:
             shape = shorter
         if shape != "L":
-            raise ValueError(f"'{text}' is no search filter such as (&(objectClass=person)(uid={{user}}))")
+            raise ValueError(f"'{text}' is not a search filter such as (&(objectClass=person)(uid={{user}}))")
         for leaf in _LEAF.finditer(self.text):
             if _STRAY_BACKSLASH.search(leaf["value"]):
                 raise ValueError(f"in the filter '{text}', write the backslash in '{leaf['value']}' as \\5c")
         found = set(_PLACEHOLDER.findall(self.text))
         for placeholder in sorted(found.difference(known)):
-            raise ValueError(f"the filter '{text}' holds {placeholder}; known here: {', '.join(known)}")
+            raise ValueError(f"the filter '{text}' has {placeholder}; known here: {', '.join(known)}")
         if not found.intersection(needed):
-            raise ValueError(f"the filter '{text}' holds no {' or '.join(needed)}; it would find the same for everyone")
+            raise ValueError(f"the filter '{text}' has no {' or '.join(needed)}; it would find the same for everyone")
 
     def fill(self, values: Mapping[str, str]) -> str:
-        """Put values in their places.
+        """Replace the placeholders.
 
         Args:
-            values: for each placeholder, braces included, the value as it is.
+            values: for each placeholder, with braces, the value without escapes.
         """
         return _PLACEHOLDER.sub(lambda match: escape(values[match[0]]), self.text)
 
     def by(self, attribute: str, placeholder: str) -> FilterTemplate:
-        """Return the same filter, asking for another attribute wherever it asks for this value."""
+        """Return the same filter with another attribute wherever it compares this value."""
 
         def replaced(leaf: re.Match[str]) -> str:
             return f"({attribute}={placeholder})" if placeholder in leaf["value"] else leaf[0]
@@ -63,8 +63,8 @@ class FilterTemplate:
 
 
 def escape(value: str) -> str:
-    """Write a value so that it can be nothing but a value.
+    """Escape a value so that it cannot change the filter.
 
-    More is escaped than RFC 4515 asks for: the library that reads the filter strips white space and looks for stars.
+    More is escaped than RFC 4515 requires: the library that reads the filter strips white space and looks for stars.
     """
     return "".join(chr(octet) if octet in _PLAIN else f"\\{octet:02x}" for octet in value.encode("utf-8"))

@@ -24,7 +24,7 @@ class Group:
 
     Args:
         dn: its distinguished name.
-        name: its short name, in lower case; empty if it has none that is certain.
+        name: its short name, in lower case; empty if it is not certain.
     """
 
     dn: DistinguishedName
@@ -36,7 +36,7 @@ class GroupSearch:
 
     Args:
         options: the table of the configuration.
-        preset: what fills in what it does not say.
+        preset: the defaults for the kind of directory.
     """
 
     def __init__(self, options: GroupOptions, preset: Preset) -> None:
@@ -48,7 +48,7 @@ class GroupSearch:
 
     @property
     def attributes(self) -> tuple[str, ...]:
-        """What of the account's entry is needed."""
+        """The attributes of the account's entry that are needed."""
         return (self._attribute,) if self._attribute else ()
 
     def of(self, entry: Entry, name: str, conversation: Conversation) -> frozenset[Group]:
@@ -60,15 +60,15 @@ class GroupSearch:
             conversation: with the server that has the entry.
 
         Raises:
-            Misconfigured: if the server gives out only some: too few groups would be too few denials.
+            Misconfigured: if the server returns only a part: too few groups would be too few denials.
             Unreachable: if it does not answer.
         """
         if self._attribute is not None:
             return frozenset(self._listed(entry.texts(self._attribute)))
         found = self._search(self._filter.fill({DN: entry.dn, NAME: name}), conversation)
-        # Each group is asked about once: groups may contain each other.
+        # Each group is asked for once: groups may contain each other.
         seen = {group.dn: group for _, group in found}
-        # A group is a member by its DN alone. A user may well have the name of a group, and no group may inherit that.
+        # A group is a member only by its DN. A user may have the name of a group, and no group may inherit that.
         nobody = secrets.token_hex(16)
         for _ in range(self._levels):
             if not found:
@@ -103,7 +103,7 @@ class GroupSearch:
         values = entry.texts(self._name)
         if len(values) == 1:
             return values[0].lower()
-        # Of several names the one in the DN counts: the others need not be unique anywhere.
+        # Of several names only the one in the DN counts: the others need not be unique.
         own = DistinguishedName.given(entry.dn).spelling
         return own.lower() if own in values else ""
 

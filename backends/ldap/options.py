@@ -1,4 +1,4 @@
-"""The keys of a `[[backends]]` table with `type = "ldap"`, and what a preset fills in."""
+"""The keys of a `[[backends]]` table with `type = "ldap"`, and the presets."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from tokenissuer.backend import Secret, option
+from tokenissuer import Secret, option
 from tokenissuer_backends.ldap.filter import FilterTemplate
 from tokenissuer_backends.ldap.name import DistinguishedName
 
-#: Seconds that any one wait may be configured to take.
-_LONGEST_WAIT: Final = 10
-_MOST_LEVELS: Final = 10
-_MOST_CONNECTIONS: Final = 100
+#: The longest timeout in seconds.
+_MAX_TIMEOUT: Final = 10
+_MAX_LEVELS: Final = 10
+_MAX_CONNECTIONS: Final = 100
 _PORTS: Final = {"ldap": 389, "ldaps": 636}
 _ATTRIBUTE: Final = re.compile(r"[A-Za-z][A-Za-z0-9-]*", re.ASCII)
 
@@ -26,7 +26,7 @@ NAME: Final = "{name}"
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """What a kind of directory is usually asked."""
+    """The usual filters and names of a kind of directory."""
 
     user_filter: str
     user_name: str
@@ -35,8 +35,7 @@ class Preset:
     nested: int
 
 
-# None of them leaves out accounts that are disabled: such an account is known and refused, and the next backend must
-# not be asked about it.
+# None of them excludes disabled accounts: such an account is known and refused, and the next backend must not be asked.
 PRESETS: Final = {
     "generic": Preset(
         user_filter="(&(objectClass=inetOrgPerson)(uid={user}))",
@@ -59,7 +58,7 @@ PRESETS: Final = {
     "ad": Preset(
         user_filter="(&(objectCategory=person)(objectClass=user)(sAMAccountName={user}))",
         user_name="sAMAccountName",
-        # The rule makes the server walk nested groups: https://learn.microsoft.com/windows/win32/adsi/search-filter-syntax
+        # This matching rule lets the server follow nested groups: https://learn.microsoft.com/windows/win32/adsi/search-filter-syntax
         groups_filter="(&(objectCategory=group)(member:1.2.840.113556.1.4.1941:={dn}))",
         groups_name="sAMAccountName",
         nested=0,
@@ -69,7 +68,7 @@ PRESETS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a server listens.
+    """The address of a server.
 
     Args:
         url: as configured.
@@ -88,7 +87,7 @@ class Address:
         """Read ldap://HOST[:PORT] or ldaps://HOST[:PORT].
 
         Raises:
-            ValueError: if it is none.
+            ValueError: if it has another form.
         """
         try:
             parts = urllib.parse.urlsplit(url)
@@ -97,7 +96,9 @@ class Address:
             parts, port = urllib.parse.urlsplit(""), None
         rest = parts.path.strip("/") or parts.query or parts.fragment or parts.username
         if parts.scheme not in _PORTS or not parts.hostname or rest or port == 0 or not url.isascii():
-            raise ValueError(f"the server '{url}' is no URL such as ldaps://ldap.example.com or ldaps://10.0.0.1:1636")
+            raise ValueError(
+                f"the server '{url}' is not a URL such as ldaps://ldap.example.com or ldaps://10.0.0.1:1636"
+            )
         return cls(url, parts.hostname, port or _PORTS[parts.scheme], parts.scheme == "ldaps")
 
 
@@ -107,11 +108,11 @@ class UserOptions:
 
     base: str = option("DN below which accounts are searched")
     filter: str | None = option(
-        "finds the account; {user} stands for what was typed; absent: the preset's", default=None
+        "finds the account; {user} stands for what was typed (default: the preset's)", default=None
     )
     name: str | None = option(
-        "attribute that is the account's name: one value, lower-cased; nobody may be able to change their own; "
-        "absent: the preset's",
+        "attribute that is the account's name: one value, lower-cased; nobody may be able to change their own "
+        "(default: the preset's)",
         default=None,
     )
 
@@ -128,13 +129,13 @@ class GroupOptions:
 
     base: str | None = option("DN below which groups count", default=None)
     filter: str | None = option(
-        "finds the groups of {dn} (the account's DN) or {name} (its name); absent: the preset's", default=None
+        "finds the groups of {dn} (the account's DN) or {name} (its name) (default: the preset's)", default=None
     )
     attribute: str | None = option(
         "attribute of the account that lists its groups' DNs, such as memberOf; instead of a search", default=None
     )
-    name: str | None = option("attribute that is a group's short name; absent: the preset's", default=None)
-    nested: int | None = option("levels of groups in groups to follow, 0 to 10; absent: the preset's", default=None)
+    name: str | None = option("attribute that is a group's short name (default: the preset's)", default=None)
+    nested: int | None = option("levels of groups in groups to follow, 0 to 10 (default: the preset's)", default=None)
 
     def __post_init__(self) -> None:
         _check_attribute("attribute", self.attribute)
@@ -147,8 +148,8 @@ class GroupOptions:
             raise ValueError("the key 'base' is missing (DN below which groups are searched)")
         if self.attribute is not None and (self.filter is not None or self.nested):
             raise ValueError("'attribute' takes the groups from the account's entry; leave out 'filter' and 'nested'")
-        if self.nested is not None and not 0 <= self.nested <= _MOST_LEVELS:
-            raise ValueError(f"'nested' is {self.nested}; use 0 to {_MOST_LEVELS}")
+        if self.nested is not None and not 0 <= self.nested <= _MAX_LEVELS:
+            raise ValueError(f"'nested' is {self.nested}; use 0 to {_MAX_LEVELS}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,16 +158,18 @@ class LdapOptions:
 
     servers: tuple[str, ...] = option("URLs of servers with the same data, in the order in which they are tried")
     user: UserOptions = option("the table [backends.user]: how an account is found")
-    groups: GroupOptions | None = option("the table [backends.groups]; absent: no groups", default=None)
+    groups: GroupOptions | None = option("the table [backends.groups] (default: no groups)", default=None)
     directory: Literal["generic", "freeipa", "ad"] = option("fills in filters and names", default="generic")
-    bind_dn: str = option("DN of the account that searches; empty: search anonymously", default="")
+    bind_dn: str = option("DN of the account that searches (default: search anonymously)", default="")
     bind_password: Secret | None = option("its password", default=None)
     bind_as: str = option(
-        "log in as this at once, without searching first: a DN, UPN or DOMAIN\\name with {user} in it", default=""
+        "bind as this name without searching first: a DN, UPN or DOMAIN\\name with {user} in it", default=""
     )
-    starttls: bool = option("whether ldap:// connections are made TLS before anything is said", default=False)
-    ca_file: Path | None = option("PEM file of the CAs to trust; absent: the system's", default=None)
-    allow_plaintext: bool = option("allows ldap:// without TLS: every password can be read on the way", default=False)
+    starttls: bool = option("true: start TLS on ldap:// connections before anything is sent", default=False)
+    ca_file: Path | None = option("PEM file of the CAs to trust (default: the system's)", default=None)
+    allow_plaintext: bool = option(
+        "true: allow ldap:// without TLS, on which every password can be read", default=False
+    )
     connect_timeout: int = option("seconds to reach a server, TLS included, 1 to 10", default=3)
     timeout: int = option("seconds for each question to a server, 1 to 10", default=5)
     pool_size: int = option("connections of bind_dn kept for the next login, 0 to 100", default=8)
@@ -175,19 +178,19 @@ class LdapOptions:
         self._check_servers()
         self._check_identity()
         for key, value in (("connect_timeout", self.connect_timeout), ("timeout", self.timeout)):
-            if not 1 <= value <= _LONGEST_WAIT:
-                raise ValueError(f"'{key}' is {value}; use 1 to {_LONGEST_WAIT} seconds")
-        if not 0 <= self.pool_size <= _MOST_CONNECTIONS:
-            raise ValueError(f"'pool_size' is {self.pool_size}; use 0 to {_MOST_CONNECTIONS}")
+            if not 1 <= value <= _MAX_TIMEOUT:
+                raise ValueError(f"'{key}' is {value}; use 1 to {_MAX_TIMEOUT} seconds")
+        if not 0 <= self.pool_size <= _MAX_CONNECTIONS:
+            raise ValueError(f"'pool_size' is {self.pool_size}; use 0 to {_MAX_CONNECTIONS}")
 
     @property
     def preset(self) -> Preset:
-        """What fills in the filters and names that are not given."""
+        """The defaults for filters and names."""
         return PRESETS[self.directory]
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """Where the servers listen."""
+        """The addresses of the servers."""
         return tuple(Address.parse(url) for url in self.servers)
 
     def _check_servers(self) -> None:
@@ -197,11 +200,13 @@ class LdapOptions:
             raise ValueError("'servers' names one server twice")
         for address in self.addresses:
             if address.tls and self.starttls:
-                raise ValueError(f"'starttls' is for ldap:// only, and {address.url} has TLS already; use one of both")
+                raise ValueError(
+                    f"'starttls' is only for ldap://, and {address.url} already has TLS; use one of the two"
+                )
             if not address.tls and not self.starttls and not self.allow_plaintext:
                 raise ValueError(
-                    f"{address.url} would carry every password in clear text; use ldaps://, or starttls = true "
-                    "(or, on a network nobody else can read, allow_plaintext = true)"
+                    f"{address.url} would send every password in clear text; use ldaps://, or starttls = true "
+                    "(or, on a network that nobody else can read, allow_plaintext = true)"
                 )
 
     def _check_identity(self) -> None:
@@ -215,9 +220,9 @@ class LdapOptions:
         elif self.bind_password is not None:
             raise ValueError("'bind_password' is given without 'bind_dn'")
         if self.bind_as and self.bind_as.count(USER) != 1:
-            raise ValueError(f"'bind_as' is '{self.bind_as}'; it must hold {USER} once")
+            raise ValueError(f"'bind_as' is '{self.bind_as}'; it must have {USER} in it once")
         if self.bind_as.replace(USER, "").count("{"):
-            raise ValueError(f"'bind_as' is '{self.bind_as}'; the only placeholder it may hold is {USER}")
+            raise ValueError(f"'bind_as' is '{self.bind_as}'; the only placeholder it may have is {USER}")
 
 
 def _check_attribute(key: str, value: str | None) -> None:

@@ -1,4 +1,4 @@
-"""What a server adds to the answer of a bind about the password itself.
+"""What a server says about the password itself in the answer to a bind.
 
 Behera's draft: https://datatracker.ietf.org/doc/html/draft-behera-ldap-password-policy-11#section-6.2
 Netscape's controls: https://datatracker.ietf.org/doc/html/draft-vchu-ldap-pwd-policy-00
@@ -28,11 +28,11 @@ _GRACE_LEFT: Final = 0x81
 
 @dataclass(frozen=True, slots=True)
 class PasswordState:
-    """What is known of the password that was just tried.
+    """What the server says about the password that was just tried.
 
     Args:
-        objection: why it is not good although it may be right; empty if it is good.
-        expires_in: seconds until it expires; 0 if that was not said.
+        objection: why it cannot be used although it may be right; empty if it can be used.
+        expires_in: seconds until it expires; 0 if unknown.
     """
 
     objection: str = ""
@@ -46,7 +46,7 @@ def read(controls: Mapping[str, bytes]) -> PasswordState:
         controls: object identifier → value.
 
     Raises:
-        ValueError: if one cannot be understood: nobody can tell then whether the password is good.
+        ValueError: if one cannot be understood: then it is unknown whether the password can be used.
     """
     state = _read_behera(controls[CONTROL]) if CONTROL in controls else PasswordState()
     if not state.objection and _EXPIRED_CONTROL in controls:
@@ -60,7 +60,7 @@ def _read_behera(value: bytes) -> PasswordState:
     objection, expires_in = "", 0
     ((kind, content),) = _elements(value)
     if kind != _SEQUENCE:
-        raise ValueError("the password policy answer is no sequence")
+        raise ValueError("the password policy answer is not a sequence")
     for tag, inner in _elements(content):
         if tag == _ERROR:
             number = int.from_bytes(inner, "big")
@@ -76,7 +76,7 @@ def _read_behera(value: bytes) -> PasswordState:
 
 
 def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Take BER elements apart: those of the control are far too short for a length of several octets."""
+    """Split BER elements. Those of the control are too short for a length of several octets."""
     while data:
         if len(data) < 2 or data[1] > 127 or len(data) < 2 + data[1]:
             raise ValueError("the password policy answer is cut short")

@@ -1,15 +1,14 @@
-"""One server of a directory: how it is doing, and the connections to it that wait for the next login."""
+"""One server of a directory: whether it answers, and its idle connections."""
 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from dataclasses import dataclass
 from typing import Final
 
-from tokenissuer_backends.ldap.deadline import Deadline
+from tokenissuer import Deadline
 from tokenissuer_backends.ldap.failure import Refused, Unreachable
 from tokenissuer_backends.ldap.options import LdapOptions
 from tokenissuer_backends.ldap.wire import Session, Trust
@@ -17,21 +16,21 @@ from tokenissuer_backends.ldap.wire import Session, Trust
 _log: Final = logging.getLogger("tokenissuer.backends.ldap")
 
 #: Seconds for which a server that failed is asked only after all others.
-COOL_DOWN: Final = 30.0
-#: Seconds after which a firewall may have forgotten an idle connection without telling.
+RETRY_INTERVAL: Final = 30.0
+#: Seconds after which a firewall may have dropped an idle connection silently.
 _MAX_IDLE: Final = 60.0
-#: Seconds after which a connection is renewed, so that none outlives a change of the server behind a name for long.
+#: Seconds after which a connection is replaced, so that a new server behind the same name is used soon.
 _MAX_AGE: Final = 600.0
 
 
 @dataclass(slots=True)
 class PooledSession:
-    """A connection that is logged in as the account that searches.
+    """A connection that is logged in as `bind_dn`.
 
     Args:
         session: the connection.
         born: seconds on the monotonic clock.
-        is_proven: whether it has answered since it was taken; one from the pool may be dead without showing it.
+        is_proven: whether it has answered since it was taken; a pooled one may be dead without any sign.
         idle_since: seconds on the monotonic clock.
     """
 
@@ -41,17 +40,17 @@ class PooledSession:
     idle_since: float = 0.0
 
     def is_usable(self, now: float) -> bool:
-        """Whether nothing speaks against using it again."""
+        """Whether it can be used again."""
         return now - self.idle_since < _MAX_IDLE and now - self.born < _MAX_AGE and self.session.is_quiet
 
 
 class Server:
-    """One of the servers that hold the same data.
+    """One of the servers with the same data.
 
     Args:
         number: which of `options.servers`.
-        options: how to reach it, and as whom.
-        trust: whom TLS trusts.
+        options: how to reach it, and as which account.
+        trust: the certificates that TLS trusts.
     """
 
     def __init__(self, number: int, options: LdapOptions, trust: Trust) -> None:
@@ -59,32 +58,31 @@ class Server:
         self._options: Final = options
         self._trust: Final = trust
         self._lock = threading.Lock()
-        self._pid = os.getpid()
         self._idle: list[PooledSession] = []
         self._is_closed = False
-        self._retry_at = 0.0  # 0: it is well
-        self._reported_at = -COOL_DOWN
+        self._retry_at = 0.0  # 0: it answers
+        self._reported_at = -RETRY_INTERVAL
         self._refused = ""
         self._refused_until = 0.0
 
     def is_due(self) -> bool:
-        """Whether it is to be asked before servers that failed.
+        """Whether it is asked before servers that failed.
 
-        After each cool-down this is true once: one login finds out how the server is, and not all at the same time.
+        After each interval this is true once: one login tries the server, and not all at the same time.
         """
         now = time.monotonic()
         with self._lock:
             if now < self._retry_at:
                 return False
             if self._retry_at:
-                self._retry_at = now + COOL_DOWN
+                self._retry_at = now + RETRY_INTERVAL
             return True
 
     def note_failure(self, reason: str) -> None:
-        """Ask others first for a while."""
+        """Ask others first for some time."""
         now = time.monotonic()
         with self._lock:
-            is_news, self._retry_at = now >= self._reported_at + COOL_DOWN, now + COOL_DOWN
+            is_news, self._retry_at = now >= self._reported_at + RETRY_INTERVAL, now + RETRY_INTERVAL
             if is_news:
                 self._reported_at = now
         _log.log(
@@ -92,18 +90,18 @@ class Server:
             "%s: %s; others are asked first for %d seconds",
             self.address.url,
             reason,
-            COOL_DOWN,
+            RETRY_INTERVAL,
         )
 
     def note_answer(self) -> None:
-        """Ask it in its turn again."""
+        """Ask it in the configured order again."""
         with self._lock:
             was_failing, self._retry_at = bool(self._retry_at), 0.0
         if was_failing:
-            _log.info("%s: answers again", self.address.url)
+            _log.info("%s answers again", self.address.url)
 
     def connect(self, deadline: Deadline) -> Session:
-        """Open a connection that is logged in as nobody.
+        """Open an anonymous connection.
 
         Raises:
             Unreachable: if that cannot be done.
@@ -112,14 +110,13 @@ class Server:
         return Session.open(self.address, self._trust, self._options.starttls, deadline)
 
     def take(self, deadline: Deadline) -> PooledSession:
-        """Take an idle connection of the account that searches, or make one.
+        """Take an idle connection of `bind_dn`, or make one.
 
         Raises:
             Unreachable: if there is none and none can be made.
         """
         now = time.monotonic()
         with self._lock:
-            self._forget_the_parents()
             while self._idle:
                 pooled = self._idle.pop()
                 if pooled.is_usable(now):
@@ -128,7 +125,7 @@ class Server:
         return self.make(deadline)
 
     def make(self, deadline: Deadline) -> PooledSession:
-        """Make a connection of the account that searches.
+        """Make a connection of `bind_dn`.
 
         Raises:
             Unreachable: if it cannot be made.
@@ -140,25 +137,23 @@ class Server:
         return PooledSession(session, time.monotonic(), is_proven=True)
 
     def give_back(self, pooled: PooledSession) -> None:
-        """Keep a connection for the next login, or end it if enough are kept."""
+        """Keep a connection for the next login, or close it if there are enough."""
         pooled.is_proven, pooled.idle_since = False, time.monotonic()
         with self._lock:
-            self._forget_the_parents()
             if pooled.session.is_open and len(self._idle) < self._options.pool_size and not self._is_closed:
                 self._idle.append(pooled)
                 return
         pooled.session.close()
 
     def clear(self) -> None:
-        """End all idle connections: what broke one has most likely broken all."""
+        """Close all idle connections: what broke one has probably broken all."""
         with self._lock:
-            self._forget_the_parents()
             idle, self._idle = self._idle, []
         for pooled in idle:
             pooled.session.close()
 
     def close(self) -> None:
-        """End all idle connections and keep none from now on."""
+        """Close all idle connections and keep none from now on."""
         self._is_closed = True
         self.clear()
 
@@ -170,7 +165,7 @@ class Server:
         except Refused as error:
             session.close()
             self._refused = f"'bind_dn' cannot log in: {error.reason}; correct 'bind_dn' or its password"
-            self._refused_until = time.monotonic() + COOL_DOWN
+            self._refused_until = time.monotonic() + RETRY_INTERVAL
             raise Unreachable(self._refused) from None
         except BaseException:
             session.close()
@@ -179,16 +174,9 @@ class Server:
             _log.warning("the password of %s expires in %d seconds", self._options.bind_dn, state.expires_in)
 
     def _refuse_early(self) -> None:
-        # With every login another try, a password policy would soon lock the account that searches.
+        # If every login tried it, a password policy would soon lock `bind_dn`.
         if time.monotonic() < self._refused_until:
             raise Unreachable(self._refused)
-
-    def _forget_the_parents(self) -> None:
-        """Leave connections to the process that made them: two processes on one would read each other's answers."""
-        if self._pid != os.getpid():
-            idle, self._idle, self._pid = self._idle, [], os.getpid()
-            for pooled in idle:
-                pooled.session.abandon()
 
     def __repr__(self) -> str:
         return f"Server({self.address.url})"

@@ -1,4 +1,4 @@
-"""Whether an account is in good standing, as far as its entry shows: not disabled, locked or expired."""
+"""Whether an account is disabled, locked or expired, as far as its entry shows."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Final
 from tokenissuer_backends.ldap.wire import Entry
 
 # Not shadowLastChange and sambaPwdLastSet: only the programs they are named after change them with the password, and
-# the former counts days.
-#: Servers themselves change these with the password: OpenLDAP's policy, Active Directory, FreeIPA.
+# the first counts days.
+#: The server itself changes these with the password: OpenLDAP's policy, Active Directory, FreeIPA.
 PASSWORD_CHANGED: Final = ("pwdChangedTime", "pwdLastSet", "krbLastPwdChange")
 
-#: Operational attributes come only if they are asked for by name.
+#: Operational attributes are returned only if they are asked for by name.
 ATTRIBUTES: Final = (
     *PASSWORD_CHANGED,
     "userAccountControl",
@@ -24,8 +24,8 @@ ATTRIBUTES: Final = (
     "pwdReset",
 )
 
-#: Locked by an administrator, for good: draft-behera-ldap-password-policy, 5.3.3.
-_LOCKED_FOR_GOOD: Final = "000001010000Z"
+#: Locked permanently by an administrator: draft-behera-ldap-password-policy, 5.3.3.
+_LOCKED_PERMANENTLY: Final = "000001010000Z"
 _AD_DISABLED: Final = 0x2
 _AD_PASSWORD_NEVER_EXPIRES: Final = 0x10000
 _AD_NEVER: Final = (0, 0x7FFFFFFFFFFFFFFF)
@@ -33,7 +33,7 @@ _AD_EPOCH: Final = datetime(1601, 1, 1, tzinfo=UTC)
 
 
 def objection(entry: Entry, now: datetime) -> str:
-    """Say why the account may not be used; empty if nothing shows that it may not.
+    """Say why the account may not be used; empty if the entry shows no reason.
 
     Args:
         entry: with `ATTRIBUTES`.
@@ -42,7 +42,7 @@ def objection(entry: Entry, now: datetime) -> str:
     control = _number(entry, "userAccountControl")
     if control & _AD_DISABLED or _first(entry, "nsAccountLock").lower() == "true":
         return "the account is disabled"
-    if _first(entry, "pwdAccountLockedTime") == _LOCKED_FOR_GOOD:
+    if _first(entry, "pwdAccountLockedTime") == _LOCKED_PERMANENTLY:
         return "the account is locked"
     expires = _number(entry, "accountExpires")
     if (expires not in _AD_NEVER and _of_filetime(expires) <= now) or _is_past(entry, "krbPrincipalExpiration", now):
@@ -51,14 +51,14 @@ def objection(entry: Entry, now: datetime) -> str:
         return "the password must be changed"
     if _first(entry, "pwdLastSet") == "0" and not control & _AD_PASSWORD_NEVER_EXPIRES:
         return "the password must be changed"
-    # FreeIPA lets an LDAP bind with such a password succeed; a password set by an administrator expires at once.
+    # In FreeIPA an LDAP bind with such a password succeeds; a password set by an administrator expires at once.
     if _is_past(entry, "krbPasswordExpiration", now):
         return "the password has expired"
     return ""
 
 
-def password_stamp(entry: Entry) -> str:
-    """Return a text that is another one after each change of the password; empty if the directory does not tell."""
+def password_version(entry: Entry) -> str:
+    """Return a text that changes with the password; empty if the directory does not show its last change."""
     return " ".join(f"{name}={value}" for name in PASSWORD_CHANGED if (value := _first(entry, name)))
 
 

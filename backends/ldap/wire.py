@@ -1,7 +1,7 @@
 """One connection to one server: everything that touches ldap3, which has no types, or a socket.
 
-ldap3 is used for the messages alone. Connecting, TLS and time are done here: the library has no deadline for a whole
-answer, resolves names without one, and verifies certificates in its own way.
+ldap3 only writes and reads the messages. Connections, TLS and time are handled here: the library has no deadline for a
+whole answer, resolves names without one, and verifies certificates in its own way.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import logging
 import math
-import os
 import re
 import select
 import socket
@@ -22,9 +21,8 @@ from typing import Any, Final, NoReturn, Self
 
 import ldap3
 
-from tokenissuer.errors import ConfigurationError
+from tokenissuer import ConfigurationError, Deadline
 from tokenissuer_backends.ldap import ppolicy
-from tokenissuer_backends.ldap.deadline import Deadline
 from tokenissuer_backends.ldap.failure import DirectoryFailure, Incomplete, Misconfigured, Refused, Unreachable
 from tokenissuer_backends.ldap.options import Address
 
@@ -39,19 +37,19 @@ _SUCCESS: Final = 0
 _SIZE_LIMIT: Final = 4
 #: Besides wrong credentials (49): 389-ds says 53 for an inactive account and 19 after too many tries.
 _REFUSALS: Final = frozenset({19, 32, 34, 48, 49, 50, 53})
-#: The server wants more protection than the connection has.
-_WANTS_PROTECTION: Final = frozenset({8, 13})
+#: The server requires more protection than the connection has.
+_NEEDS_PROTECTION: Final = frozenset({8, 13})
 _MISTAKES: Final = {
-    10: "it points to another server (referral), which is never followed; name that server, or another base",
-    11: "it would have to look at too many entries; index the attributes of the filter",
+    10: "it refers to another server, and referrals are never followed; use that server, or another base",
+    11: "it would have to read too many entries; index the attributes of the filter",
     12: "it does not know a control that the search needs",
     16: "an attribute of the filter does not exist",
     17: "an attribute of the filter does not exist",
-    18: "an attribute of the filter cannot be compared in this way",
+    18: "an attribute of the filter cannot be compared like this",
     21: "a value of the filter cannot be one of its attribute",
     32: "it has no such base, or does not show it to this account",
-    34: "the base is no distinguished name",
-    50: "the account that searches may not do so there",
+    34: "the base is not a distinguished name",
+    50: "the account that searches has no permission there",
     87: "the filter cannot be understood",
 }
 
@@ -72,7 +70,7 @@ _AD_MEANINGS: Final = {
 }
 
 
-#: What the library's exceptions mean; their texts may quote what was sent.
+#: What the library's exceptions mean. Their own texts may quote what was sent.
 _MEANINGS: Final = {
     "LDAPSessionTerminatedByServerError": "the server ended the connection",
     "LDAPSocketReceiveError": "the connection broke, or no answer came in time",
@@ -83,7 +81,7 @@ _MEANINGS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What a search found.
+    """An entry that a search found.
 
     Args:
         dn: its distinguished name.
@@ -94,86 +92,71 @@ class Entry:
     attributes: Mapping[str, tuple[bytes, ...]]
 
     def texts(self, attribute: str) -> tuple[str, ...]:
-        """Return an attribute's values; none if the entry does not have it, or does not show it.
+        """Return an attribute's values; none if the entry does not have or show it.
 
         Raises:
-            Misconfigured: if a value is no text.
+            Misconfigured: if a value is not text.
         """
         try:
             return tuple(value.decode("utf-8") for value in self.attributes.get(attribute.lower(), ()))
         except UnicodeDecodeError:
-            raise Misconfigured(f"the attribute '{attribute}' of {self.dn} is no text") from None
+            raise Misconfigured(f"the attribute '{attribute}' of {self.dn} is not text") from None
 
 
 class Trust:
-    """Whom TLS trusts. There is no way to trust everybody.
+    """The certificates that TLS trusts. There is no way to trust everybody.
 
     Args:
         ca_file: PEM file; None for the system's.
+
+    Raises:
+        ConfigurationError: if the file cannot be used.
     """
 
     def __init__(self, ca_file: Path | None) -> None:
-        self._ca_file: Final = ca_file
-        self._made: dict[int, ssl.SSLContext] = {}
-
-    def check(self) -> None:
-        """Read the file.
-
-        Raises:
-            ConfigurationError: if it cannot be used.
-        """
-        self._context()
+        try:
+            context = ssl.create_default_context(cafile=ca_file)
+        except ssl.SSLError:
+            raise ConfigurationError(f"'ca_file': {ca_file} has no PEM certificate") from None
+        except OSError as error:
+            raise ConfigurationError(f"'ca_file': cannot read {ca_file}: {error.strerror}") from None
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.sslsocket_class = _TlsSocket
+        self._context: Final = context
 
     def wrap(self, plain: _PlainSocket, host: str, deadline: Deadline) -> _TlsSocket:
-        """Make a connection TLS, and prove that the other end is this host.
+        """Start TLS on a connection, and verify that the other end is this host.
 
         Raises:
-            OSError: if it cannot be made, or proves otherwise.
+            OSError: if either fails.
         """
         plain.settimeout(deadline.remaining())
         # For an address literal this is a comparison with the certificate's IP addresses.
-        wrapped = self._context().wrap_socket(plain, server_hostname=host)
+        wrapped = self._context.wrap_socket(plain, server_hostname=host)
         try:
             if not isinstance(wrapped, _TlsSocket):
-                raise OSError("the connection is not protected")  # proved here, for nothing later asks again
+                raise OSError("the connection is not protected")  # nothing later checks this again
             wrapped.allow(deadline)
         except OSError:
             wrapped.close()
             raise
         return wrapped
 
-    def _context(self) -> ssl.SSLContext:
-        pid = os.getpid()
-        if pid not in self._made:  # a process that was forked makes its own
-            self._made = {pid: self._make()}
-        return self._made[pid]
-
-    def _make(self) -> ssl.SSLContext:
-        try:
-            context = ssl.create_default_context(cafile=self._ca_file)
-        except ssl.SSLError:
-            raise ConfigurationError(f"'ca_file': {self._ca_file} holds no PEM certificate") from None
-        except OSError as error:
-            raise ConfigurationError(f"'ca_file': cannot read {self._ca_file}: {error.strerror}") from None
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.sslsocket_class = _TlsSocket
-        return context
-
 
 class _Timed(socket.socket):
-    """A socket on which a whole answer, and not each part of it, has a deadline and a size."""
+    """A socket with a deadline and a maximum size for a whole answer, not for each part of it."""
 
     _deadline: Deadline
     _budget: int
 
     def allow(self, deadline: Deadline) -> None:
-        """Set the time and the size of the answer to come."""
+        """Set the deadline and the size of the next answer."""
         self._deadline = deadline
         self._budget = _MAX_ANSWER
         self.settimeout(deadline.remaining())
 
     def recv(self, size: int = 4096, flags: int = 0) -> bytes:
-        """Receive something.
+        """Receive data.
 
         Raises:
             OSError: after the deadline, or if the answer is too large.
@@ -195,11 +178,11 @@ class _TlsSocket(_Timed, ssl.SSLSocket):
 
 
 class Session:
-    """A connection to one server, for one thread at a time. It closes itself on any failure.
+    """A connection to one server, for one thread at a time. It closes itself after any failure.
 
     Args:
         socket_: connected.
-        address: where to.
+        address: the server's.
     """
 
     def __init__(self, socket_: _PlainSocket | _TlsSocket, address: Address) -> None:
@@ -211,13 +194,13 @@ class Session:
         """Connect.
 
         Args:
-            address: where to.
-            trust: whom TLS trusts.
-            starttls: whether a plain connection is made TLS first.
-            deadline: for all of it.
+            address: the server's.
+            trust: the certificates that TLS trusts.
+            starttls: whether to start TLS on a plain connection.
+            deadline: for everything.
 
         Raises:
-            Unreachable: if that cannot be done, or the other end does not prove who it is.
+            Unreachable: if that fails, or the other end has no valid certificate.
         """
         try:
             socket_ = _connect(address, deadline)
@@ -236,7 +219,7 @@ class Session:
 
     @property
     def tls_version(self) -> str:
-        """The TLS version spoken; empty for plain text."""
+        """The TLS version; empty for plain text."""
         socket_ = self._connection.socket
         return (socket_.version() or "") if isinstance(socket_, ssl.SSLSocket) else ""
 
@@ -249,9 +232,9 @@ class Session:
             deadline: for the answer.
 
         Raises:
-            Refused: if the directory does not take it.
+            Refused: if the directory refuses.
             Misconfigured: if the connection is not protected enough for this server.
-            Unreachable: if the server does not say.
+            Unreachable: if the server does not answer.
         """
         # Either one empty is an anonymous bind, which many servers let succeed: RFC 4513, 5.1.2.
         if not dn or not password:
@@ -276,8 +259,8 @@ class Session:
         diagnostic = _diagnostic(result, password)
         if code in _REFUSALS and result["type"] == "bindResponse":
             raise Refused(f"bind result {code}{f': {state.objection}' if state.objection else ''}{diagnostic}")
-        if code in _WANTS_PROTECTION:
-            raise Misconfigured(f"it wants a better protected connection (result {code}); use ldaps:// or starttls")
+        if code in _NEEDS_PROTECTION:
+            raise Misconfigured(f"it requires a better protected connection (result {code}); use ldaps:// or starttls")
         raise Unreachable(f"bind result {code}{diagnostic}")
 
     def search(
@@ -293,23 +276,23 @@ class Session:
         """Find entries.
 
         Args:
-            base: where.
-            filter_: which.
-            attributes: what of them.
-            deadline: for all of it.
-            limit: how many at most; 0 for as many as the server gives out.
-            below: whether all below the base are searched; else it is the base alone.
+            base: where to search.
+            filter_: which entries.
+            attributes: which of their attributes.
+            deadline: for everything.
+            limit: the most entries; 0 for as many as the server returns.
+            below: whether to search everything below the base; else only the base.
 
         Raises:
-            Incomplete: if there are more than the limit, or than the server gives out.
-            Misconfigured: if the server cannot make sense of base or filter.
-            Unreachable: if it does not say.
+            Incomplete: if there are more than the limit, or than the server returns.
+            Misconfigured: if the server does not understand base or filter.
+            Unreachable: if it does not answer.
         """
         found = self._find(base, filter_, list(attributes), deadline, limit=limit, below=below)
         return tuple(self._complete(entry, deadline) for entry in found)
 
     def identity(self, deadline: Deadline) -> str:
-        """Ask the server who we are to it: RFC 4532.
+        """Ask the server which account the connection is logged in as: RFC 4532.
 
         Raises:
             Misconfigured: if it does not tell.
@@ -318,17 +301,17 @@ class Session:
         result = self._ask(lambda: self._connection.extended(_WHO_AM_I), deadline)
         value = result.get("responseValue")
         if result["result"] != _SUCCESS or not value:
-            raise Misconfigured("it does not say who we are (RFC 4532), which bind_as without a DN needs")
+            raise Misconfigured("it does not support 'Who am I?' (RFC 4532), which bind_as without a DN needs")
         return bytes(value).decode("utf-8", "replace")
 
     @property
     def is_open(self) -> bool:
-        """Whether neither side is known to have ended it."""
+        """Whether neither side has closed it, as far as is known."""
         return not self._connection.closed
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing has come unasked: an end, a notice of disconnection. A used connection is dead otherwise."""
+        """Whether nothing has arrived unasked, such as an end of the connection: after that it cannot be used."""
         socket_ = self._connection.socket
         if self._connection.closed or socket_ is None:
             return False
@@ -337,17 +320,10 @@ class Session:
         return not poll.poll(0)
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         connection = self._connection
         connection.password = None
         connection.strategy.close()
-
-    def abandon(self) -> None:
-        """Let go of the connection and leave it open for the process it came from by a fork."""
-        socket_, self._connection.socket = self._connection.socket, None
-        self._connection.closed = True
-        if socket_ is not None:
-            os.close(socket_.detach())
 
     def __repr__(self) -> str:
         return f"Session({self.address.url})"
@@ -361,7 +337,7 @@ class Session:
             if not isinstance(result, dict):
                 raise TypeError("no result")
         except Exception as error:
-            # Not only the library's own: a broken answer makes it raise KeyError, IndexError, struct.error, …
+            # Not only the library's own: after a broken answer it raises KeyError, IndexError, struct.error, …
             self.close()
             raise Unreachable(_describe(error)) from None
         return result
@@ -370,7 +346,7 @@ class Session:
         result = self._ask(lambda: self._connection.extended(_START_TLS), deadline)
         if result["result"] != _SUCCESS or result["type"] != "extendedResp":
             self.close()
-            raise Unreachable(f"it does not start TLS (result {result['result']}){_diagnostic(result, '')}")
+            raise Unreachable(f"it cannot start TLS (result {result['result']}){_diagnostic(result, '')}")
         plain = self._connection.socket
         try:
             self._connection.socket = _secured(trust, plain, self.address, deadline)
@@ -399,17 +375,19 @@ class Session:
         if code != _SUCCESS or result["type"] != "searchResDone":
             diagnostic = _diagnostic(result, "")
             if code == _SIZE_LIMIT:
-                raise Incomplete(f"it has more below {base} than it gives out (size limit, result {code}){diagnostic}")
+                raise Incomplete(
+                    f"it has more entries below {base} than it returns (size limit, result {code}){diagnostic}"
+                )
             if code in _MISTAKES:
                 raise Misconfigured(f"a search below {base} ended with result {code}: {_MISTAKES[code]}{diagnostic}")
             self.close()
             raise Unreachable(f"search result {code}{diagnostic}")
-        # References to other servers come as entries of a type of their own.
+        # References to other servers are entries of another type.
         found = [entry for entry in connection.response if entry["type"] == "searchResEntry"]
         return [_entry(raw) for raw in found]
 
     def _complete(self, entry: Entry, deadline: Deadline) -> Entry:
-        """Fetch the rest of long attributes, which Active Directory gives out in parts: MS-ADTS 3.1.1.3.1.3.3."""
+        """Fetch the rest of long attributes, which Active Directory returns in parts: MS-ADTS 3.1.1.3.1.3.3."""
         whole = {key: values for key, values in entry.attributes.items() if _RANGE not in key}
         for key in entry.attributes.keys() - whole.keys():
             attribute, _, bounds = key.partition(_RANGE)
@@ -426,17 +404,17 @@ class Session:
             for key, values in entry.attributes.items():
                 if key.startswith(f"{attribute}{_RANGE}") and values:
                     return key.partition(_RANGE)[2], values
-        raise Misconfigured(f"it gave out only {first} values of the attribute '{attribute}' of {dn}")
+        raise Misconfigured(f"it returned only {first} values of the attribute '{attribute}' of {dn}")
 
 
 def _adopt(socket_: _PlainSocket | _TlsSocket, address: Address) -> Any:
-    """Give a connected socket to the library, which then has no reason to open one itself."""
+    """Give a connected socket to the library, so that it does not open one itself."""
     server = ldap3.Server(address.url, get_info=ldap3.NONE, allowed_referral_hosts=[])
     connection = ldap3.Connection(
         server,
         client_strategy=ldap3.SYNC,
         authentication=ldap3.ANONYMOUS,
-        auto_referrals=False,  # it would send our password to wherever the referral points
+        auto_referrals=False,  # else it would send our password to another server
         auto_range=False,
         auto_escape=False,
         check_names=False,
@@ -466,7 +444,7 @@ def _connect(address: Address, deadline: Deadline) -> _PlainSocket:
         try:
             socket_.settimeout(deadline.share(len(found) - number).remaining())
             socket_.connect(target)
-            # Without it TLS 1.3 waits 40 ms: the client speaks last in the handshake, and first behind it.
+            # Else TLS 1.3 waits 40 ms: the client sends the last message of the handshake and the first after it.
             socket_.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             socket_.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             socket_.allow(deadline)
@@ -479,7 +457,7 @@ def _connect(address: Address, deadline: Deadline) -> _PlainSocket:
 
 
 def _resolve(host: str, port: int, deadline: Deadline) -> list[tuple[Any, ...]]:
-    """Find a host's addresses, in time: the system's resolver may take longer than any login."""
+    """Find a host's addresses before the deadline: the system's resolver may take longer than any login."""
     try:
         return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))
     except socket.gaierror:
@@ -499,7 +477,7 @@ def _resolve(host: str, port: int, deadline: Deadline) -> list[tuple[Any, ...]]:
     if trouble:
         raise trouble[0]
     if thread.is_alive() or not found:
-        raise TimeoutError(f"the address of {host} was not found in time")
+        raise TimeoutError(f"resolving {host} timed out")
     return found
 
 
@@ -525,7 +503,7 @@ def _controls(result: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def _diagnostic(result: Mapping[str, Any], password: str) -> str:
-    """Return what the server says for the log, or nothing where it repeats the password."""
+    """Return what the server says, for the log; nothing if it repeats the password."""
     text = str(result.get("message") or "")
     if match := _AD_DATA.search(text):
         return f": data {match[1]} ({_AD_MEANINGS.get(match[1], 'see Windows error codes')})"
@@ -535,10 +513,10 @@ def _diagnostic(result: Mapping[str, Any], password: str) -> str:
 
 
 def _describe(error: BaseException) -> str:
-    """Say what went wrong, from what is known to hold no secret."""
+    """Say what went wrong, from texts that cannot have a secret."""
     if type(error).__name__ in _MEANINGS:
-        # ldap3 makes such a class anew from its own and the one it met, such as SSLError: an instance of both that has
-        # not the attributes of the latter.
+        # ldap3 makes such a class from its own and the one it caught, such as SSLError: an instance of both, which lacks
+        # the attributes of the second.
         return _MEANINGS[type(error).__name__]
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the certificate is not trusted: {error.verify_message}"

@@ -21,9 +21,10 @@ from typing import Any
 
 import bcrypt
 
-from tokenissuer.backend import Account, Backend, Chain, Source
+from tokenissuer.accounts.backend import Account, Backend
+from tokenissuer.accounts.cache import CachedBackend
+from tokenissuer.accounts.chain import Chain
 from tokenissuer.errors import InvalidCredentials, UnknownAccount
-from tokenissuer.memory import Memory
 from tokenissuer_backends.htpasswd import HtpasswdBackend, HtpasswdOptions
 
 
@@ -51,7 +52,7 @@ def chain(folder: Path, cost: int) -> Chain:
     hash_ = bcrypt.hashpw(b"right", bcrypt.gensalt(cost)).decode()
     path.write_text("".join(f"file-{number}:{hash_}\n" for number in range(20)))
     backends: dict[str, Backend] = {"htpasswd": HtpasswdBackend(HtpasswdOptions(path)), "ldap": Directory()}
-    return Chain([Source(name, Memory(backend, 60, 60, 8)) for name, backend in backends.items()])
+    return Chain([CachedBackend(name, CachedBackend(backend, 60, 60, 8)) for name, backend in backends.items()])
 
 
 def measure(chain: Chain, names: Sequence[str], count: int) -> dict[str, list[float]]:

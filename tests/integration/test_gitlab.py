@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.gitlab_stub import StubGitLab, answers, serving
+from tests.support.gitlab import StubGitLab, answers, serving
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Client, Host, Image, Issuer, Site, Sites

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from tests.gitlab_stub import self_signed, serving, signing_key
+from tests.support.gitlab import self_signed, serving, signing_key
 from tokenissuer.config import load_config
 from tokenissuer.options import Secret
 from tokenissuer_backends.gitlab import GitLabBackend, GitLabOptions

@@ -13,8 +13,8 @@ from urllib.parse import quote, urlencode
 import bcrypt
 import pytest
 
-from tests.gitlab_stub import StubGitLab, answers, serving
-from tests.ldap_stub import READER, FakeDirectory
+from tests.support.gitlab import StubGitLab, answers, serving
+from tests.support.ldap import READER, FakeDirectory
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Host, Sites

@@ -110,7 +110,7 @@ import sys, time
 from pathlib import Path
 import base64, jwt
 from webob import Request
-from tokenissuer.app import Application
+from tokenissuer.web.app import Application
 from tokenissuer.config import load_config
 
 application = Application(load_config(Path(sys.argv[1])).build(time.time()))

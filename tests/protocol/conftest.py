@@ -23,9 +23,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from webob import Request
 
-from tokenissuer.app import Application
 from tokenissuer.config import load_config
-from tokenissuer.keys import KeyType, SigningKey, generate_private_key, private_pem, self_signed_certificate
+from tokenissuer.signing.keys import KeyType, SigningKey, generate_private_key, private_pem, self_signed_certificate
+from tokenissuer.web.app import Application
 
 SERVICE = "registry.example"
 ISSUER = "test-issuer"
@@ -193,7 +193,7 @@ def write(tmp_path_factory: pytest.TempPathFactory, key: SigningKey) -> Callable
 @pytest.fixture(scope="session")
 def build(write: Callable[[str], Path]) -> Callable[[str], Application]:
     """Build an application from the text of a configuration."""
-    return lambda text: Application(load_config(write(text)).build(time.time()))
+    return lambda text: load_config(write(text)).application()
 
 
 @dataclass

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import jwt
 import pytest
 
-from tokenissuer.keys import KeyForm, SigningKey
+from tokenissuer.signing.keys import KeyForm, SigningKey
 
 if TYPE_CHECKING:
     from tests.protocol.conftest import Client

@@ -143,7 +143,7 @@ def test_a_line_says_who_got_what(client: Client, caplog: pytest.LogCaptureFixtu
         "username": "bob",
         "service": "registry.example",
         "client_id": "",
-        "asked": "repository:team/app:delete,pull",
+        "requested": "repository:team/app:delete,pull",
         "account": "bob",
         "backend": "htpasswd",
         "granted": "repository:team/app:pull",

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 import pytest
 from webob import Request
 
-from tokenissuer.app import Application
+from tokenissuer.web.app import Application
 
 SERVICE = "registry.example"
 BACKENDS = '[[backends]]\ntype = "htpasswd"'
@@ -267,7 +267,7 @@ def test_a_store_that_cannot_be_reached_is_an_outage(
     def locked(*_: object) -> None:
         raise sqlite3.OperationalError("database is locked")
 
-    monkeypatch.setattr("tokenissuer.sqlite.SqliteStore._open", locked)
+    monkeypatch.setattr("tokenissuer.sessions.sqlite.SqliteStore._open", locked)
     for form in (password_form(access_type="offline"), refresh_form(token)):
         body = urlencode(form).encode()
         request = Request.blank("/token", method="POST", body=body, content_type="application/x-www-form-urlencoded")

@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tokenissuer.app import Application
-from tokenissuer.backend import Account, Backend, Chain, Source
+from tokenissuer.accounts.backend import Account, Backend
+from tokenissuer.accounts.cache import CachedBackend
+from tokenissuer.accounts.chain import Chain
 from tokenissuer.errors import BackendUnavailable, InvalidCredentials, UnknownAccount
-from tokenissuer.issuer import Issuer
-from tokenissuer.keys import SigningKey
+from tokenissuer.monitoring.health import Health
 from tokenissuer.policy import Glob, Policy, Rule
 from tokenissuer.scope import Access
 from tokenissuer.service import TokenService
+from tokenissuer.signing.issuer import Issuer
+from tokenissuer.signing.keys import SigningKey
+from tokenissuer.web.app import Application
 
 if TYPE_CHECKING:
     from tests.protocol.conftest import Answer, Client
@@ -201,11 +204,12 @@ def client_with(client: Client, key: SigningKey) -> Callable[..., Client]:
     """A client of an application with backends made here."""
 
     def made(*backends: Backend) -> Client:
-        sources = [Source(f"backend-{number}", backend) for number, backend in enumerate(backends)]
+        sources = [CachedBackend(f"backend-{number}", backend) for number, backend in enumerate(backends)]
         service = TokenService(
             Issuer("test-issuer", key, 900, {}), Chain(sources), Policy([EVERYONE_PULLS]), ["registry.example"]
         )
-        return type(client)(Application(service))
+        health = Health({source.name: source.backend.check for source in sources})
+        return type(client)(Application(service, ready=health.prove))
 
     return made
 

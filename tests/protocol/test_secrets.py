@@ -19,16 +19,18 @@ from urllib.parse import quote, urlencode
 
 import pytest
 
-from tokenissuer.app import Application
-from tokenissuer.backend import Account, Backend, Chain, Source
+from tokenissuer.accounts.backend import Account, Backend
+from tokenissuer.accounts.cache import CachedBackend
+from tokenissuer.accounts.chain import Chain
 from tokenissuer.config import load_config
 from tokenissuer.errors import ConfigurationError
-from tokenissuer.issuer import Issuer
-from tokenissuer.keys import SigningKey
 from tokenissuer.options import Secret, decode, option
 from tokenissuer.policy import Policy
 from tokenissuer.scope import Access
 from tokenissuer.service import Password, TokenService
+from tokenissuer.signing.issuer import Issuer
+from tokenissuer.signing.keys import SigningKey
+from tokenissuer.web.app import Application
 
 if TYPE_CHECKING:
     from tests.protocol.conftest import Client, Server
@@ -180,7 +182,10 @@ def test_a_careless_backends_exception_is_told_without_its_text(
     secret = planted(where)
     backend = Careless("authenticate" if where == "authenticate" else secret)
     service = TokenService(
-        Issuer("test-issuer", key, 900, {}), Chain([Source("careless", backend)]), Policy([]), ["registry.example"]
+        Issuer("test-issuer", key, 900, {}),
+        Chain([CachedBackend("careless", backend)]),
+        Policy([]),
+        ["registry.example"],
     )
     answer = type(client)(Application(service)).ask(
         "/token?scope=repository:a:pull", HTTP_AUTHORIZATION=header(f"bob:{secret}")["Authorization"]

@@ -13,7 +13,7 @@ import bcrypt
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from tokenissuer.keys import KeyType, SigningKey, generate_private_key, private_pem, self_signed_certificate
+from tokenissuer.signing.keys import KeyType, SigningKey, generate_private_key, private_pem, self_signed_certificate
 
 CONFIGURATION = """\
 [issuer]

@@ -22,7 +22,7 @@ import pytest
 from tokenissuer.cli import init, main
 from tokenissuer.cli.init import SetUp
 from tokenissuer.config import load_config
-from tokenissuer.keys import KeyType, PrivateKey, generate_private_key, load_signing_key
+from tokenissuer.signing.keys import KeyType, PrivateKey, generate_private_key, load_signing_key
 from tokenissuer_backends import htpasswd
 from tokenissuer_backends.htpasswd import HtpasswdBackend, HtpasswdOptions
 
@@ -329,7 +329,7 @@ def test_the_configuration_is_found_in_order(
 def test_check_says_that_all_is_well(run: Run, set_up: Path) -> None:
     """In one line, with exit code 0."""
     config = set_up / "tokenissuer.toml"
-    assert run("check", "--config", config) == (0, f"ok: {config}: nothing to mend\n", "")
+    assert run("check", "--config", config) == (0, f"ok: {config}: nothing to correct\n", "")
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -346,8 +346,12 @@ FINDINGS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "key-mode": (lambda f: (f / "auth.key").chmod(0o644), "error: ", "chmod 0400"),
     "password-file-mode": (lambda f: (f / "users.htpasswd").chmod(0o644), "error: ", "chmod 0600"),
     "missing-key": (lambda f: (f / "auth.key").unlink(), "error: [signing]: ", "No such file"),
-    "missing-password-file": (lambda f: (f / "users.htpasswd").unlink(), "error: backend 'htpasswd': ", "No such file"),
-    "broken-line": (broken_line, "error: backend 'htpasswd': ", "line 1"),
+    "missing-password-file": (
+        lambda f: (f / "users.htpasswd").unlink(),
+        "error: [[backends]]: backend 'htpasswd': ",
+        "No such file",
+    ),
+    "broken-line": (broken_line, "error: [[backends]]: backend 'htpasswd': ", "line 1"),
     "plain-http": (
         lambda f: edit(f / "tokenissuer.toml", "https://", "http://"),
         "warning: [issuer] realm: ",

@@ -1,4 +1,4 @@
-"""Every error knows its status, its codes and its sentence."""
+"""Every error knows its status, its codes and its description."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 import pytest
 
 from tokenissuer import errors
+from tokenissuer.diagnosis import Finding, Severity
 from tokenissuer.errors import BackendUnavailable, InvalidCredentials, MethodNotAllowed, RequestError, UnknownAccount
-from tokenissuer.finding import Finding, Severity
 
 
 def kinds(base: type[RequestError]) -> list[type[RequestError]]:
@@ -20,24 +20,26 @@ KINDS = [kind for kind in kinds(RequestError) if kind.__module__ == errors.__nam
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_error_can_be_written_as_it_is(kind: type[RequestError]) -> None:
-    """A status that is one, codes in their alphabets, a sentence that OAuth allows."""
-    # Some make their sentence from what they are given.
-    sentence = getattr(kind, "sentence", MethodNotAllowed(("GET",)).sentence)
+    """A status that is one, codes in their alphabets, a description that OAuth allows."""
+    # Some make their description from their arguments.
+    description = getattr(kind, "description", MethodNotAllowed(("GET",)).description)
     assert 400 <= kind.status <= 599
-    assert re.fullmatch(r"[A-Z_]+", kind.code)
-    assert re.fullmatch(r"[a-z_]+", kind.error)
-    assert re.fullmatch(r"[\x20-\x21\x23-\x5b\x5d-\x7e]+", sentence)
+    assert re.fullmatch(r"[A-Z_]+", kind.docker_code)
+    assert re.fullmatch(r"[a-z_]+", kind.oauth_error)
+    assert re.fullmatch(r"[\x20-\x21\x23-\x5b\x5d-\x7e]+", description)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.code in ("UNKNOWN", "UNAVAILABLE", "TOOMANYREQUESTS")])
+@pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS if kind.docker_code in ("UNKNOWN", "UNAVAILABLE", "TOOMANYREQUESTS")]
+)
 def test_only_what_may_pass_is_called_temporary(kind: type[RequestError]) -> None:
     """go-containerregistry tries these codes again."""
     assert kind.status in (429, 500, 503)
 
 
-def test_wrong_credentials_have_one_sentence() -> None:
+def test_wrong_credentials_have_one_description() -> None:
     """Whatever the cause: it is told to the log alone."""
-    assert UnknownAccount(reason="x").sentence == InvalidCredentials(reason="y").sentence
+    assert UnknownAccount(reason="x").description == InvalidCredentials(reason="y").description
     assert UnknownAccount.status == InvalidCredentials.status == 401
     assert str(InvalidCredentials(reason="y")) == "y"
 
@@ -46,7 +48,7 @@ def test_an_outage_is_no_refusal() -> None:
     """The two can never be caught as one."""
     assert not issubclass(BackendUnavailable, InvalidCredentials)
     assert BackendUnavailable("down", retry_after=9).retry_after == 9
-    assert "down" not in BackendUnavailable("down").sentence
+    assert "down" not in BackendUnavailable("down").description
 
 
 @pytest.mark.parametrize(

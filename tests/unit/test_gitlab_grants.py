@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.gitlab_stub import Project, StubGitLab, asking, serving
-from tokenissuer.backend import Account, Secret
+from tests.support.gitlab import Project, StubGitLab, asking, serving
+from tokenissuer.accounts.backend import Account
+from tokenissuer.options import Secret
 from tokenissuer.scope import Access
 from tokenissuer_backends.gitlab import GitLabBackend
 from tokenissuer_backends.gitlab.role import RegistryLevel, Viewer, Visibility, actions_by_role
@@ -124,7 +125,7 @@ def test_the_whole_table_of_roles_holds_for_every_scope_and_way_of_being_a_membe
     """What the role allows and the token carries, neither more nor less."""
     name = f"team/{way}-{visibility}-{level}"
     if viewer == "anonymous":
-        assert asker.public_grants(access(name)) & ALL == rights
+        assert asker.grants(None, access(name)) & ALL == rights
         return
     for scopes, carried in SCOPES.items():
         granted = asker.grants(accounts[viewer, scopes], access(name))
@@ -232,7 +233,7 @@ def test_something_that_is_no_repository_gets_nothing(
 ) -> None:
     """The catalog is not GitLab's to give."""
     assert backend.grants(alice, Access("registry", "catalog", frozenset({"*"}))) == NONE
-    assert backend.public_grants(Access("registry", "catalog", frozenset({"*"}))) == NONE
+    assert backend.grants(None, Access("registry", "catalog", frozenset({"*"}))) == NONE
 
 
 def test_a_star_asks_for_everything_the_role_allows(gitlab: StubGitLab, backend: GitLabBackend, alice: Account) -> None:
@@ -247,7 +248,7 @@ def test_a_renamed_project_has_no_rights_under_its_old_name(
     """GitLab's API redirects, its registry does not. The redirect is not followed."""
     project = member(gitlab, "team/new", former_paths=["team/old"])  # type: ignore[arg-type]
     assert backend.grants(alice, access("team/old")) == NONE
-    assert backend.public_grants(access("team/old")) == NONE
+    assert backend.grants(None, access("team/old")) == NONE
     assert not gitlab.asked(f"/projects/{project.id}")
     assert backend.grants(alice, access("team/new")) == ALL
 
@@ -328,7 +329,7 @@ def test_what_one_account_may_is_not_what_another_may(gitlab: StubGitLab, backen
         assert backend.grants(full, access("team/app")) == ALL
         assert backend.grants(reading, access("team/app")) == P
         assert backend.grants(other, access("team/app")) == NONE
-        assert backend.public_grants(access("team/app")) == NONE
+        assert backend.grants(None, access("team/app")) == NONE
 
 
 def test_a_right_taken_away_ends_with_the_memory(gitlab: StubGitLab) -> None:
@@ -384,9 +385,9 @@ def test_the_configured_token_shows_what_is_public_and_nothing_else(gitlab: Stub
     gitlab.project("team/members", "public", "private")
     own = Secret(gitlab.token(observer, "read_api"))
     with asking(gitlab, grants=True, token=own) as backend:
-        assert backend.public_grants(access("team/open")) == P
+        assert backend.grants(None, access("team/open")) == P
         for name in ("team/closed", "team/inside", "team/members", "team/none"):
-            assert backend.public_grants(access(name)) == NONE
+            assert backend.grants(None, access(name)) == NONE
 
 
 def test_nothing_is_granted_or_asked_unless_the_configuration_says_so(gitlab: StubGitLab) -> None:
@@ -397,7 +398,7 @@ def test_nothing_is_granted_or_asked_unless_the_configuration_says_so(gitlab: St
         account = backend.authenticate("alice", gitlab.token(alice, "api"))
         gitlab.requests.clear()
         assert backend.grants(account, access("team/app")) == NONE
-        assert backend.public_grants(access("team/app")) == NONE
+        assert backend.grants(None, access("team/app")) == NONE
     assert not gitlab.requests
 
 

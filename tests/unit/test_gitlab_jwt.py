@@ -18,8 +18,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from tests.gitlab_stub import StubGitLab, answers, asking, cut, self_signed, serving
-from tokenissuer.backend import Backend
+from tests.support.gitlab import StubGitLab, answers, asking, cut, self_signed, serving
+from tokenissuer.accounts.backend import Backend
+from tokenissuer.accounts.cache import CachedBackend
 from tokenissuer.errors import BackendUnavailable, ConfigurationError, InvalidCredentials
 from tokenissuer.scope import Access
 from tokenissuer.testing import BackendContract
@@ -147,7 +148,7 @@ def test_refusals_all_say_the_same(gitlab: StubGitLab, backend: GitLabBackend) -
     ):
         with pytest.raises(InvalidCredentials) as refusal:
             backend.authenticate(name, password)
-        sentences.add(refusal.value.sentence)
+        sentences.add(refusal.value.description)
     assert len(sentences) == 1
 
 
@@ -168,9 +169,10 @@ def test_a_login_is_good_no_longer_than_gitlabs_own_token(gitlab: StubGitLab, ba
 
 
 def test_a_login_is_remembered_for_its_name_and_password_only(gitlab: StubGitLab) -> None:
-    """And holds nothing of either."""
+    """For nobody else."""
     gitlab.user("alice", password="right")
-    with asking(gitlab, **JWT) as backend:
+    with asking(gitlab, **JWT) as uncached:
+        backend = CachedBackend("gitlab", uncached)
         for _ in range(20):
             assert backend.authenticate("alice", "right").name == "alice"
         assert len(gitlab.requests) == 1
@@ -228,9 +230,9 @@ def test_everyone_may_pull_what_gitlab_lets_everyone_pull(gitlab: StubGitLab, ba
     """The 403 of the anonymous caller is no outage."""
     gitlab.project("open/app", "public")
     gitlab.project("closed/app")
-    assert backend.public_grants(access("open/app")) == P
-    assert backend.public_grants(access("closed/app")) == NONE
-    assert backend.public_grants(access("open/app", "push")) == NONE
+    assert backend.grants(None, access("open/app")) == P
+    assert backend.grants(None, access("closed/app")) == NONE
+    assert backend.grants(None, access("open/app", "push")) == NONE
     assert all("authorization" not in request.headers for request in gitlab.requests)
 
 
@@ -394,7 +396,7 @@ def test_no_secret_shows_in_log_or_error(
     for fault in (cut, answers(502, b"<html>"), answers(401, b'{"errors":[{"code":"UNAUTHORIZED"}]}')):
         with gitlab.broken(fault), pytest.raises((BackendUnavailable, InvalidCredentials)) as error:
             backend.authenticate("alice", "planted-secret")
-        said += [repr(error.value), error.value.reason, error.value.sentence]
+        said += [repr(error.value), error.value.reason, error.value.description]
     text = "".join([*said, caplog.text])
     for secret in ("planted-secret", base64.b64encode(b"alice:planted-secret").decode(), "eyJ"):
         assert secret not in text

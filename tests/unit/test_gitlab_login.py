@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import traceback
 from collections.abc import Iterable, Iterator
@@ -10,13 +9,13 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from tests.gitlab_stub import StubGitLab, answers, asking, cut, cut_body, serving
-from tokenissuer.backend import Account, Backend, Secret
+from tests.support.gitlab import StubGitLab, answers, asking, cut, cut_body, serving
+from tokenissuer.accounts.backend import Account, Backend
+from tokenissuer.accounts.cache import CachedBackend
 from tokenissuer.errors import BackendUnavailable, InvalidCredentials, UnknownAccount
+from tokenissuer.options import Secret
 from tokenissuer.testing import BackendContract
 from tokenissuer_backends.gitlab import GitLabBackend
-from tokenissuer_backends.gitlab.account import GitLabAccount
-from tokenissuer_backends.gitlab.credential import ANONYMOUS
 
 HTML = b"<html><body>502 Bad Gateway</body></html>"
 
@@ -130,7 +129,7 @@ def test_where_users_cannot_be_looked_up_the_refusal_names_the_scope_to_add(
     for name in ("alice", "bob", "nobody"):
         with pytest.raises(InvalidCredentials) as refusal:
             backend.authenticate(name, token)
-        sentences.add(refusal.value.sentence)
+        sentences.add(refusal.value.description)
     (sentence,) = sentences
     assert "read_user" in sentence
 
@@ -156,7 +155,7 @@ def test_a_token_that_gitlab_refuses_is_refused_with_what_is_needed(
     token = gitlab.token(gitlab.user("alice"), "api", **bad)
     with pytest.raises(InvalidCredentials) as refusal:
         backend.authenticate("alice", token)
-    assert "personal access token" in refusal.value.sentence
+    assert "personal access token" in refusal.value.description
     assert token not in refusal.value.reason
 
 
@@ -191,7 +190,7 @@ def test_every_refusal_says_the_same(gitlab: StubGitLab, backend: GitLabBackend)
     for name, password in attempts:
         with pytest.raises(InvalidCredentials) as refusal:
             backend.authenticate(name, password)
-        sentences.add(refusal.value.sentence)
+        sentences.add(refusal.value.description)
     assert len(sentences) == 1
 
 
@@ -300,31 +299,20 @@ def test_a_login_is_remembered_for_its_name_and_token_only(gitlab: StubGitLab, b
     alice = gitlab.user("alice")
     token, other = gitlab.token(alice, "read_api"), gitlab.token(alice, "read_api")
     gitlab.requests.clear()
+    cached = CachedBackend("gitlab", backend)
     for _ in range(20):
-        assert backend.authenticate("alice", token).name == "alice"
+        assert cached.authenticate("alice", token).name == "alice"
     assert len(gitlab.requests) == 3
     for name, password in (("bob", token), ("alice", other[:-1]), ("gitlab-ci-token", token)):
         with pytest.raises(InvalidCredentials):
-            backend.authenticate(name, password)
-    backend.authenticate("alice", other)
+            cached.authenticate(name, password)
+    cached.authenticate("alice", other)
     assert len(gitlab.requests) > 6
 
 
-def test_what_is_remembered_holds_no_token(gitlab: StubGitLab, backend: GitLabBackend) -> None:
-    """Between two requests the process knows a digest, and what GitLab said of it."""
-    token = gitlab.token(gitlab.user("alice"), "api")
-    job = gitlab.job(gitlab.users[0], gitlab.project("team/app"))
-    backend.authenticate("alice", token)
-    backend.authenticate("gitlab-ci-token", job)
-    gc.collect()
-    accounts = [thing for thing in gc.get_objects() if isinstance(thing, GitLabAccount)]
-    assert accounts
-    assert all(account.credential is ANONYMOUS for account in accounts)
-
-
-def test_a_revoked_token_is_refused_without_memory_at_once(gitlab: StubGitLab) -> None:
-    """With it, when the time is over."""
-    with asking(gitlab, remember=0) as backend:
+def test_a_revoked_token_is_refused_at_once_without_a_cache(gitlab: StubGitLab) -> None:
+    """The backend itself remembers no login."""
+    with asking(gitlab) as backend:
         token = gitlab.token(gitlab.user("alice"), "api")
         backend.authenticate("alice", token)
         gitlab.tokens[-1].revoked = True
@@ -377,4 +365,4 @@ def show(thing: object) -> str:
     assert isinstance(thing, InvalidCredentials | BackendUnavailable)
     # The frames of the backend's own callers hold the password by nature; those below must not.
     frames = traceback.TracebackException.from_exception(thing, capture_locals=False)
-    return "".join(frames.format()) + f"{thing!r} {thing.sentence} {thing.reason}"
+    return "".join(frames.format()) + f"{thing!r} {thing.description} {thing.reason}"

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.gitlab_stub import StubGitLab, answers, asking, cut, serving
-from tokenissuer.backend import Finding, Secret, Severity, load_backend
+from tests.support.gitlab import StubGitLab, answers, asking, cut, serving
+from tokenissuer.accounts.backend import load_backend
+from tokenissuer.diagnosis import Finding, Severity
 from tokenissuer.errors import BackendUnavailable, ConfigurationError
-from tokenissuer.options import decode
-from tokenissuer.scope import Access
+from tokenissuer.options import Secret, decode
 from tokenissuer_backends.gitlab import GitLabBackend, GitLabOptions
 
 
@@ -78,7 +78,7 @@ def test_a_table_that_cannot_work_is_refused_with_the_key_to_change(table: dict[
 def findings(backend: GitLabBackend) -> dict[Severity, str]:
     """What is found, by severity."""
     found: dict[Severity, str] = {}
-    for finding in backend.findings():
+    for finding in backend.diagnose():
         assert isinstance(finding, Finding)
         found[finding.severity] = found.get(finding.severity, "") + f"{finding}\n"
     return found
@@ -91,7 +91,7 @@ def test_a_gitlab_that_is_well_gives_no_alarm(gitlab: StubGitLab) -> None:
         found = findings(backend)
     assert found.keys() == {Severity.INFO}
     assert "clock is +0 seconds" in found[Severity.INFO] or "clock is -1 seconds" in found[Severity.INFO]
-    assert "finds users by name" in found[Severity.INFO]
+    assert "looks up users by name" in found[Severity.INFO]
 
 
 def test_the_version_is_told_where_a_token_is_configured(gitlab: StubGitLab) -> None:
@@ -116,7 +116,7 @@ def test_a_configured_token_that_is_no_good_is_an_error(gitlab: StubGitLab) -> N
     """Found before anybody misses an image."""
     token = gitlab.token(gitlab.user("observer"), "read_api", expired=True)
     with asking(gitlab, token=Secret(token)) as backend:
-        assert "token is no good" in findings(backend)[Severity.ERROR]
+        assert "refuses the configured token" in findings(backend)[Severity.ERROR]
         with pytest.raises(BackendUnavailable):
             backend.check()
 
@@ -126,7 +126,7 @@ def test_a_gitlab_that_does_not_let_users_be_looked_up_is_a_warning(gitlab: Stub
     gitlab.anonymous_users = False
     with asking(gitlab) as backend:
         found = findings(backend)[Severity.WARNING]
-    assert "registry scopes only" in found
+    assert "only registry scopes" in found
     assert "read_user" in found
 
 
@@ -144,7 +144,7 @@ def test_a_gitlab_that_cannot_be_asked_is_an_error(gitlab: StubGitLab, mode: dic
     with asking(gitlab, **mode) as backend:
         for fault in (cut, answers(502, b"<html>"), answers(404, b"<html>"), answers(200, b"<html>")):
             with gitlab.broken(fault):
-                assert "cannot be asked" in findings(backend)[Severity.ERROR]
+                assert "does not answer" in findings(backend)[Severity.ERROR]
 
 
 def test_signatures_that_are_not_verified_are_a_warning(gitlab: StubGitLab, tmp_path: Path) -> None:
@@ -171,8 +171,8 @@ def test_a_gitlab_whose_registry_is_switched_off_is_an_error_in_mode_jwt(gitlab:
         ("open/app", "belongs to the project open/app (number 5000"),
         ("open/app/image/part", "belongs to the project open/app (number 5000"),
         ("closed/app/image", "the anonymous caller sees none of them"),
-        ("Open/App", "no name of a GitLab project's image"),
-        ("app", "no name of a GitLab project's image"),
+        ("Open/App", "not a name of a GitLab project's image"),
+        ("app", "not a name of a GitLab project's image"),
     ],
 )
 def test_it_is_said_which_project_a_repository_belongs_to(gitlab: StubGitLab, name: str, words: str) -> None:
@@ -180,7 +180,7 @@ def test_it_is_said_which_project_a_repository_belongs_to(gitlab: StubGitLab, na
     gitlab.project("Open/App", "public")
     gitlab.project("closed/app")
     with asking(gitlab) as backend:
-        (finding,) = backend.repository_findings(Access("repository", name, frozenset()))
+        (finding,) = backend.diagnose(repository=name)
     assert words in finding.fact
     assert finding.severity is Severity.INFO
 
@@ -190,12 +190,12 @@ def test_the_configured_token_tells_visibility_and_registry_level_of_a_repositor
     gitlab.project("open/app", "public", "private")
     token = gitlab.token(gitlab.user("observer"), "read_api")
     with asking(gitlab, token=Secret(token)) as backend:
-        (finding,) = backend.repository_findings(Access("repository", "open/app", frozenset()))
+        (finding,) = backend.diagnose(repository="open/app")
     assert "visibility public, container_registry_access_level private" in finding.fact
 
 
 def test_an_outage_while_a_repository_is_looked_up_is_an_error(gitlab: StubGitLab) -> None:
     """Not "no such project"."""
     with asking(gitlab) as backend, gitlab.broken(answers(502, b"<html>")):
-        (finding,) = backend.repository_findings(Access("repository", "open/app", frozenset()))
+        (finding,) = backend.diagnose(repository="open/app")
     assert finding.severity is Severity.ERROR

@@ -8,13 +8,12 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from tests.gitlab_stub import (
+from tests.support.gitlab import (
     Handler,
     StubGitLab,
     answers,
@@ -27,12 +26,10 @@ from tests.gitlab_stub import (
     signing_key,
     slow,
 )
-from tokenissuer.backend import Account
+from tokenissuer.accounts.backend import Account
 from tokenissuer.errors import BackendUnavailable, ConfigurationError, InvalidCredentials
 from tokenissuer.scope import Access
 from tokenissuer_backends.gitlab import GitLabBackend
-from tokenissuer_backends.gitlab.deadline import Deadline
-from tokenissuer_backends.gitlab.memory import Memory
 
 APP = Access("repository", "team/app", frozenset({"pull", "push"}))
 PP = frozenset({"pull", "push"})
@@ -106,7 +103,7 @@ def test_all_requests_of_one_login_share_one_deadline(gitlab: StubGitLab, backen
 def test_nobody_listening_is_an_outage(gitlab: StubGitLab) -> None:
     """At login, for rights and for the readiness check; and it ends by itself."""
     with asking(gitlab, grants=True, url="http://127.0.0.1:1") as backend:
-        for ask in (lambda: login(gitlab, backend), backend.check, lambda: backend.public_grants(APP)):
+        for ask in (lambda: login(gitlab, backend), backend.check, lambda: backend.grants(None, APP)):
             with pytest.raises(BackendUnavailable):
                 ask()
 
@@ -166,21 +163,6 @@ def test_no_more_is_read_than_an_answer_can_have(gitlab: StubGitLab, backend: Gi
         login(gitlab, backend)
 
 
-def test_answers_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest goes first."""
-    monkeypatch.setattr("tokenissuer_backends.gitlab.memory.MAX_ANSWERS", 3)
-    memory: Memory[int] = Memory(60)
-    asked: list[int] = []
-
-    def ask(number: int) -> int:
-        asked.append(number)
-        return number
-
-    for number in (1, 2, 3, 4, 4, 3, 2, 1):
-        assert memory.recall(number, partial(ask, number), Deadline(1)) == number
-    assert asked == [1, 2, 3, 4, 1]
-
-
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("own_host", [True, False])
 def test_no_redirect_takes_the_token_anywhere(
@@ -231,7 +213,7 @@ def test_a_throttled_anonymous_caller_does_not_stop_those_with_tokens(
 ) -> None:
     """All anonymous requests share one limit, which anybody can use up."""
     with gitlab.broken(answers(429, b"Retry later\n", Retry_After="60")), pytest.raises(BackendUnavailable):
-        backend.public_grants(APP)
+        backend.grants(None, APP)
     assert backend.grants(login(gitlab, backend), APP) == PP
 
 

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from tests.gitlab_stub import StubGitLab, answers, asking, cut, serving
-from tokenissuer.backend import Authenticated, Chain, Source
+from tests.support.gitlab import StubGitLab, answers, asking, cut, serving
+from tokenissuer.accounts.cache import CachedBackend
+from tokenissuer.accounts.chain import Chain, Login
 from tokenissuer.errors import BackendUnavailable, InvalidCredentials, LoginEnded
-from tokenissuer.refresh import Refresh, RefreshTokens
-from tokenissuer.sqlite import SqliteOptions, SqliteStore
+from tokenissuer.sessions.sqlite import SqliteOptions, SqliteStore
+from tokenissuer.sessions.tokens import Client, RefreshOptions, RefreshTokens
 from tokenissuer_backends.gitlab import GitLabBackend
 
-CLIENT = Refresh("registry", "docker", "Docker-Client/28", "192.0.2.1")
+CLIENT = Client("registry", "docker", "Docker-Client/28", "192.0.2.1")
 MODES: dict[str, dict[str, Any]] = {"api": {}, "jwt": {"mode": "jwt", "issuer": "gitlab-issuer"}}
 
 
@@ -40,15 +41,14 @@ def backend(request: pytest.FixtureRequest, gitlab: StubGitLab) -> Iterator[GitL
 def tokens(tmp_path: Path) -> Iterator[RefreshTokens]:
     """Refresh tokens, and a store for them."""
     store = SqliteStore(SqliteOptions(tmp_path / "refresh.sqlite3"))
-    yield RefreshTokens(store, idle=10**6, age=10**6)
+    yield RefreshTokens(store, RefreshOptions(10**6, 10**6))
     store.close()
 
 
-def login(tokens: RefreshTokens, source: Source, username: str, password: str) -> str:
+def login(tokens: RefreshTokens, source: CachedBackend, username: str, password: str) -> str:
     """Log in with a password and return the refresh token; empty if none is given."""
-    login = Authenticated(source.backend.authenticate(username, password), source)
-    keepsake = source.backend.keepsake(login.account, password)
-    return tokens.issue(login, keepsake, CLIENT) if tokens.offers(login, keepsake, CLIENT) else ""
+    login = Login(source.backend.authenticate(username, password), source)
+    return tokens.issue(login, password, CLIENT)
 
 
 def revoke(gitlab: StubGitLab) -> None:
@@ -83,7 +83,7 @@ def test_what_gitlab_does_not_vouch_for_any_more_has_ended(
     gitlab: StubGitLab, backend: GitLabBackend, tokens: RefreshTokens, happens: Callable[[StubGitLab], None]
 ) -> None:
     """At the next use, whatever is remembered, and for good."""
-    source = Source("gitlab", backend)
+    source = CachedBackend("gitlab", backend)
     token = login(tokens, source, "alice", gitlab.tokens[0].text)
     assert tokens.redeem(token, Chain([source]), CLIENT).account.name == "Alice"
     happens(gitlab)
@@ -91,7 +91,7 @@ def test_what_gitlab_does_not_vouch_for_any_more_has_ended(
         tokens.redeem(token, Chain([source]), CLIENT)
     (session,) = tokens.store.sessions()
     assert session.ended is not None
-    assert session.sealed == b""
+    assert session.sealed_password == b""
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_an_outage_of_gitlab_ends_nothing(
     gitlab: StubGitLab, backend: GitLabBackend, tokens: RefreshTokens, fault: Callable[..., None]
 ) -> None:
     """It has not refused anybody."""
-    source = Source("gitlab", backend)
+    source = CachedBackend("gitlab", backend)
     token = login(tokens, source, "alice", gitlab.tokens[0].text)
     with gitlab.broken(fault), pytest.raises(BackendUnavailable):
         tokens.redeem(token, Chain([source]), CLIENT)
@@ -117,17 +117,6 @@ def test_an_outage_of_gitlab_ends_nothing(
     assert session.ended is None
     backend._client._pauses._ends.clear()
     assert tokens.redeem(token, Chain([source]), CLIENT).account.name == "Alice"
-
-
-def test_groups_are_those_of_now(gitlab: StubGitLab) -> None:
-    """And what has just been told is not told again from memory."""
-    with asking(gitlab) as backend:
-        token = gitlab.tokens[0].text
-        assert backend.authenticate("alice", token).groups == {"team"}
-        gitlab.group("late", {gitlab.users[0].id: 30})
-        assert backend.authenticate("alice", token).groups == {"team"}
-        assert backend.lookup("Alice", token).groups == {"team", "late"}
-        assert backend.authenticate("alice", token).groups == {"team", "late"}
 
 
 def test_a_token_of_somebody_elses_looks_nobody_up(gitlab: StubGitLab, backend: GitLabBackend) -> None:
@@ -141,7 +130,7 @@ def test_a_token_of_somebody_elses_looks_nobody_up(gitlab: StubGitLab, backend: 
 def test_a_job_is_given_none(gitlab: StubGitLab, backend: GitLabBackend, tokens: RefreshTokens) -> None:
     """Its own token ends with it, and so does what it may."""
     job = gitlab.job(gitlab.users[0], gitlab.project("team/app", direct={gitlab.users[0].id: 30}))
-    assert login(tokens, Source("gitlab", backend), "gitlab-ci-token", job) == ""
+    assert login(tokens, CachedBackend("gitlab", backend), "gitlab-ci-token", job) == ""
 
 
 def test_a_deploy_token_is_given_none(gitlab: StubGitLab, tokens: RefreshTokens) -> None:
@@ -149,7 +138,7 @@ def test_a_deploy_token_is_given_none(gitlab: StubGitLab, tokens: RefreshTokens)
     deploy = gitlab.deploy_token(gitlab.project("team/app"), "read_registry")
     with asking(gitlab, mode="jwt", issuer="gitlab-issuer") as backend:
         assert backend.authenticate(deploy.username, deploy.token).name == f"deploy-token:{deploy.id}"
-        assert login(tokens, Source("gitlab", backend), deploy.username, deploy.token) == ""
+        assert login(tokens, CachedBackend("gitlab", backend), deploy.username, deploy.token) == ""
 
 
 def test_a_gitlab_that_no_longer_says_whose_a_token_is_has_not_refused_it(gitlab: StubGitLab) -> None:

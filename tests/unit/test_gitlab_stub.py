@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.gitlab_stub import StubGitLab, serving
+from tests.support.gitlab import StubGitLab, serving
 
 Shape = Mapping[str, tuple[type | None, ...]]
 

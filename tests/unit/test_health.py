@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-import tokenissuer.health
+import tokenissuer.monitoring.health
 from tokenissuer.errors import BackendUnavailable
-from tokenissuer.health import Health
+from tokenissuer.monitoring.health import Health
 
 
 class Part:
@@ -52,7 +52,7 @@ def test_each_part_is_told_apart(part: Part) -> None:
     with pytest.raises(BackendUnavailable) as caught:
         health.prove()
     assert caught.value.reason == "backend b: ldap: connection refused"
-    assert "ldap" not in caught.value.sentence
+    assert "ldap" not in caught.value.description
 
 
 def test_all_up_is_ready(part: Part) -> None:
@@ -71,40 +71,40 @@ def test_asking_often_asks_the_part_once(part: Part) -> None:
 
 def test_a_part_that_hangs_makes_nobody_wait(part: Part, monkeypatch: pytest.MonkeyPatch) -> None:
     """One second at first, nothing later; at most one thread hangs with it."""
-    monkeypatch.setattr(tokenissuer.health, "PATIENCE", 0.2)
+    monkeypatch.setattr(tokenissuer.monitoring.health, "WAIT", 0.2)
     part.free.clear()
     health = Health({"a": part.check, "b": Part().check})
     started = time.monotonic()
-    assert health.troubles() == {"a": "it has not answered yet", "b": ""}
+    assert health.troubles() == {"a": "no answer yet", "b": ""}
     assert time.monotonic() - started < 1
-    monkeypatch.setattr(tokenissuer.health, "LATE", 0.0)
+    monkeypatch.setattr(tokenissuer.monitoring.health, "PROBE_TIMEOUT", 0.0)
     for _ in range(5):
-        assert health.troubles()["a"] == "it has not answered for 0 seconds"
+        assert health.troubles()["a"] == "no answer for 0 seconds"
     assert part.asked == 1
     part.free.set()
 
 
-def test_while_it_is_looked_at_again_the_last_answer_holds(part: Part, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_during_a_probe_the_last_result_counts(part: Part, monkeypatch: pytest.MonkeyPatch) -> None:
     """At once; an old one does not hold for ever."""
     health = Health({"a": part.check})
     health.prove()
-    monkeypatch.setattr(tokenissuer.health, "FRESH", 0.0)
+    monkeypatch.setattr(tokenissuer.monitoring.health, "PROBE_INTERVAL", 0.0)
     part.free.clear()
     started = time.monotonic()
     health.prove()
     health.prove()
     assert time.monotonic() - started < 0.5
     until(lambda: part.asked == 2)
-    monkeypatch.setattr(tokenissuer.health, "STALE", 0.0)
-    monkeypatch.setattr(tokenissuer.health, "PATIENCE", 0.05)
-    assert health.troubles() == {"a": "it has not answered yet"}
+    monkeypatch.setattr(tokenissuer.monitoring.health, "MAX_AGE", 0.0)
+    monkeypatch.setattr(tokenissuer.monitoring.health, "WAIT", 0.05)
+    assert health.troubles() == {"a": "no answer yet"}
     part.free.set()
 
 
 def test_a_recovery_is_seen(part: Part, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """The log has one line when it goes, one when it comes."""
     caplog.set_level("INFO")
-    monkeypatch.setattr(tokenissuer.health, "FRESH", 0.0)
+    monkeypatch.setattr(tokenissuer.monitoring.health, "PROBE_INTERVAL", 0.0)
     part.error = BackendUnavailable("gone")
     health = Health({"backend a": part.check})
     until(lambda: health.troubles() == {"backend a": "gone"} and part.asked > 3)
@@ -117,4 +117,4 @@ def test_a_recovery_is_seen(part: Part, monkeypatch: pytest.MonkeyPatch, caplog:
 def test_a_defect_is_down_and_not_quoted(part: Part) -> None:
     """A stranger's text may hold a secret."""
     part.error = ValueError("planted")
-    assert Health({"a": part.check}).troubles() == {"a": "ValueError while looking; this is a defect"}
+    assert Health({"a": part.check}).troubles() == {"a": "ValueError in the probe; this is a bug"}

@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
+from tokenissuer.diagnosis import Severity
 from tokenissuer.errors import ConfigurationError
-from tokenissuer.finding import Severity
-from tokenissuer.keys import (
+from tokenissuer.signing.keys import (
     KeyForm,
     KeyType,
     PrivateKey,
@@ -165,7 +165,7 @@ def test_a_header_names_the_key_in_the_form_asked_for(form: KeyForm) -> None:
     """x5c carries the leaf and the thumbprint; the other forms a key id alone."""
     key = SigningKey(SAMPLE_KEY, certificate_for(SAMPLE_KEY))
     header = key.header(form)
-    assert set(header) == ({"kid", "x5c"} if form is KeyForm.X5C else {"kid"})
+    assert set(header) == ({"typ", "alg", "kid", "x5c"} if form is KeyForm.X5C else {"typ", "alg", "kid"})
     assert header["kid"] == (key.libtrust_id if form is KeyForm.LIBTRUST else key.thumbprint)
     if form is KeyForm.X5C:
         (leaf,) = header["x5c"]
@@ -187,7 +187,8 @@ def test_a_pair_made_by_openssl_drops_in(
     """`openssl req -x509` makes what is needed, and its tokens are verified from the certificate."""
     openssl("req", "-new", *arguments, "-x509", "-subj", "/CN=gitlab-issuer", "-keyout", "a.key", "-out", "a.crt")
     key = load_signing_key(tmp_path / "a.key", tmp_path / "a.crt")
-    token = key.sign({"sub": "alice"}, key.header(KeyForm.X5C))
+    header = key.header(KeyForm.X5C)
+    token = jwt.encode({"sub": "alice"}, key.private, algorithm=key.algorithm, headers=header)
     assert jwt.get_unverified_header(token)["alg"] == algorithm
     assert jwt.decode(token, key.private.public_key(), algorithms=[algorithm]) == {"sub": "alice"}
     # libtrust, once more, by another program.
@@ -222,20 +223,20 @@ def refused(key: Path, certificate: Path) -> str:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        pytest.param(b"", "no PEM private key", id="empty"),
-        pytest.param(b"\x30\x82\x00\x00\xff", "no PEM private key", id="noise"),
+        pytest.param(b"", "not a PEM private key", id="empty"),
+        pytest.param(b"\x30\x82\x00\x00\xff", "not a PEM private key", id="noise"),
         pytest.param(
             SAMPLE_KEY.private_bytes(
                 serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             ),
-            "no PEM private key",
+            "not a PEM private key",
             id="der",
         ),
         pytest.param(
             SAMPLE_KEY.public_key().public_bytes(
                 serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
             ),
-            "no PEM private key",
+            "not a PEM private key",
             id="public-key",
         ),
         pytest.param(
@@ -260,17 +261,17 @@ def refused(key: Path, certificate: Path) -> str:
             SAMPLE_KEY.private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
             ),
-            "no PEM private key",
+            "not a PEM private key",
             id="openssh",
         ),
         pytest.param(
             ed25519.Ed25519PrivateKey.generate().private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             ),
-            "registries take RSA keys",
+            "registries accept RSA keys",
             id="ed25519",
         ),
-        pytest.param(private_pem(ec.generate_private_key(ec.SECP256K1())), "registries take RSA keys", id="secp256k1"),
+        pytest.param(private_pem(ec.generate_private_key(ec.SECP256K1())), "accept RSA keys", id="secp256k1"),
         pytest.param(private_pem(rsa.generate_private_key(65537, 1024)), "1024 bits, at least 2048", id="short-rsa"),
     ],
 )

@@ -8,13 +8,12 @@ import logging
 import os
 import re
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tokenissuer.line import JsonFormatter, TextFormatter
-from tokenissuer.log import LineHandler, LogFormat
+from tokenissuer.monitoring.log import JsonFormatter, LineHandler, LogFormat, TextFormatter
+from tokenissuer.web.record import LogLine
 
 HOSTILE = [
     "a\nb",
@@ -39,7 +38,7 @@ FIELDS: dict[str, object] = {
 }
 
 
-def record(message: str, *arguments: object, **extra: object) -> logging.LogRecord:
+def record(message: str | LogLine, *arguments: object, **extra: object) -> logging.LogRecord:
     """A record as a logger makes it."""
     made = logging.LogRecord("tokenissuer.requests", logging.INFO, "app.py", 1, message, arguments, None)
     made.__dict__.update(extra)
@@ -58,7 +57,7 @@ def as_json(text: str) -> dict[str, Any]:
 def test_no_record_breaks_or_forges_a_line(formatter: logging.Formatter, value: str) -> None:
     """In a field, in a field's place for names, or in any other message."""
     for made in (
-        record("%s", "x", fields={**FIELDS, "username": value, "asked": value, "account": value}),
+        record(LogLine({**FIELDS, "username": value, "requested": value, "account": value})),
         record("said: %s", value),
         record("said: %s", value, security="outage"),
     ):
@@ -70,7 +69,7 @@ def test_no_record_breaks_or_forges_a_line(formatter: logging.Formatter, value: 
 
 def test_json_has_every_field_as_it_was() -> None:
     """Numbers as numbers; none can be taken for the line's own."""
-    line = as_json(JsonFormatter().format(record("%s", "x", fields={**FIELDS, "time": "never"}, security="throttled")))
+    line = as_json(JsonFormatter().format(record(LogLine({**FIELDS, "time": "never"}), security="throttled")))
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line.pop("time"))
     assert line == {
         "level": "info",
@@ -91,7 +90,7 @@ def test_json_has_other_messages_too() -> None:
 def test_text_stands_in_columns() -> None:
     """The same things below each other, whoever asks."""
     lines = [
-        TextFormatter().format(record("%s", "x", fields={**FIELDS, "username": name, "status": status}))
+        TextFormatter().format(record(LogLine({**FIELDS, "username": name, "status": status})))
         for name, status in (("bob", 401), ("alice-of-accounting", 200), ("", 404))
     ]
     assert len({line.index("request_id=") for line in lines}) == 1
@@ -136,31 +135,3 @@ def test_people_read_terminals_and_machines_the_rest(stream: io.StringIO, form: 
     handler.close()
     assert stream.getvalue().startswith("{") is is_json
     assert stream.getvalue().count("\n") == 1
-
-
-def test_lines_of_several_processes_do_not_mix(tmp_path: Path) -> None:
-    """Long ones, through one pipe that is read slowly."""
-    reading, writing = os.pipe()
-    with os.fdopen(writing, "w") as stream:
-        handler = LineHandler(stream, LogFormat.JSON)
-        children = []
-        for letter in "abcd":
-            child = os.fork()
-            if child == 0:
-                try:
-                    for _ in range(60):
-                        handler.handle(record("%s", "x", fields={"reason": letter * 1400, "asked": letter * 1400}))
-                        handler.handle(record(letter * 7000))
-                finally:
-                    os._exit(0)
-            children.append(child)
-        handler.close()
-    with os.fdopen(reading) as pipe:
-        lines = [as_json(line) for line in pipe]
-    for child in children:
-        assert os.waitpid(child, 0)[1] == 0
-    assert len(lines) == 480
-    for line in lines:
-        text = line.get("reason") or line["message"]
-        assert len(text) in (1400, 7000)
-        assert len(set(text)) == 1

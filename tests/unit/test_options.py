@@ -136,8 +136,8 @@ def test_only_the_last_line_end_is_taken_off_a_secret(tmp_path: Path) -> None:
     ("word", "known", "says"),
     [
         ("naem", ["name", "path"], "did you mean 'name'?"),
-        ("zzz", ["name", "path"], "known are: name, path"),
-        ("x", [], "none is known"),
+        ("zzz", ["name", "path"], "known: name, path"),
+        ("x", [], "there are none"),
     ],
 )
 def test_a_near_match_is_offered(word: str, known: list[str], says: str) -> None:

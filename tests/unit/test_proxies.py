@@ -9,7 +9,8 @@ import pytest
 
 from tokenissuer.config import load_config
 from tokenissuer.errors import ConfigurationError
-from tokenissuer.proxies import NO_PROXIES, TrustedProxies, parse_address
+from tokenissuer.net import parse_address
+from tokenissuer.web.proxies import NO_PROXIES, TrustedProxies
 
 NETWORKS = tuple(map(ipaddress.ip_network, ("10.0.0.0/8", "2001:db8:aaaa::/48", "::1/128")))
 X_FORWARDED_FOR = TrustedProxies(NETWORKS)

@@ -8,13 +8,15 @@ from typing import Any
 import jwt
 import pytest
 
-from tokenissuer.backend import Account, Backend, Chain, Source
+from tokenissuer.accounts.backend import Account, Backend
+from tokenissuer.accounts.cache import CachedBackend
+from tokenissuer.accounts.chain import Chain
 from tokenissuer.errors import AccessDenied, BackendUnavailable
-from tokenissuer.issuer import Issuer
-from tokenissuer.keys import SigningKey
 from tokenissuer.policy import Glob, Policy, Rule
 from tokenissuer.scope import Access
 from tokenissuer.service import Password, TokenRequest, TokenResponse, TokenService
+from tokenissuer.signing.issuer import Issuer
+from tokenissuer.signing.keys import SigningKey
 
 NOW = 1_700_000_000.0
 ALICE = Account("alice", frozenset({"dev"}))
@@ -34,8 +36,6 @@ class Grants:
 class Vouching(Backend):
     """A source that takes every password for one account's."""
 
-    Options = Grants
-
     def __init__(self, options: Grants) -> None:
         self.options = options
         self.asked = 0
@@ -44,15 +44,9 @@ class Vouching(Backend):
         """Say yes."""
         return self.options.account
 
-    def grants(self, account: Account, access: Access) -> frozenset[str]:
+    def grants(self, account: Account | None, access: Access) -> frozenset[str]:
         """Say what is configured."""
-        return self._answer(self.options.own)
-
-    def public_grants(self, access: Access) -> frozenset[str]:
-        """Say what is configured."""
-        return self._answer(self.options.public)
-
-    def _answer(self, actions: frozenset[str]) -> frozenset[str]:
+        actions = self.options.public if account is None else self.options.own
         self.asked += 1
         if self.options.is_down:
             raise BackendUnavailable("down")
@@ -84,7 +78,7 @@ def respond(
 ) -> TokenResponse:
     """The answer to one request."""
     issuer = Issuer("test", key, 900, {}, clock=lambda: NOW)
-    chain = Chain([Source(f"source{number}", Vouching(option)) for number, option in enumerate(options)])
+    chain = Chain([CachedBackend(f"source{number}", Vouching(option)) for number, option in enumerate(options)])
     service = TokenService(issuer, chain, Policy(rules), ["registry"])
     credentials = Password("alice", "right") if login else None
     access = Access("repository", asked, frozenset({"pull", "push"}))
@@ -161,7 +155,7 @@ def test_what_the_rules_have_settled_does_not_need_the_source(key: SigningKey, l
 
 def test_a_slow_source_is_not_asked_about_every_repository(key: SigningKey, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request may name forty, and a client waits fifteen seconds."""
-    monkeypatch.setattr("tokenissuer.service.PATIENCE", -1.0)
+    monkeypatch.setattr("tokenissuer.service.MAX_GRANTS_SECONDS", -1.0)
     with pytest.raises(BackendUnavailable):
         respond(key, [], Grants(own=frozenset({"pull"})))
     assert granted(respond(key, [rule("**", everyone=True)], Grants())) == {"pull", "push"}

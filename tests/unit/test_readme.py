@@ -10,19 +10,15 @@ from typing import Any
 
 import pytest
 
-from tokenissuer.backend import load_backend
+from tokenissuer.accounts.backend import load_backend
+from tokenissuer.accounts.cache import CacheOptions
+from tokenissuer.accounts.throttle import ThrottleOptions
 from tokenissuer.cli import _parser
-from tokenissuer.config import (
-    AccessOptions,
-    IssuerOptions,
-    MemoryOptions,
-    MetricsOptions,
-    RefreshOptions,
-    ServerOptions,
-    SigningOptions,
-    ThrottleOptions,
-    load_config,
-)
+from tokenissuer.config import MetricsOptions, SigningOptions, load_config
+from tokenissuer.policy import AccessOptions
+from tokenissuer.sessions.tokens import RefreshOptions
+from tokenissuer.signing.issuer import IssuerOptions
+from tokenissuer.web.proxies import ServerOptions
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -68,7 +64,7 @@ def test_the_configuration_example_loads(tmp_path: Path) -> None:
         ("### `[issuer]`", IssuerOptions),
         ("### `[signing]`", SigningOptions),
         ("### `[server]`", ServerOptions),
-        ("### `[memory]`", MemoryOptions),
+        ("### `[memory]`", CacheOptions),
         ("### `[refresh]`", RefreshOptions),
         ("### `[throttle]`", ThrottleOptions),
         ("### `[metrics]`", MetricsOptions),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import multiprocessing
 import re
 import signal
 import sqlite3
@@ -20,14 +19,17 @@ from pathlib import Path
 
 import pytest
 
-from tokenissuer.backend import Account, Authenticated, Backend, Chain, Source
+from tokenissuer.accounts.backend import Account, Backend
+from tokenissuer.accounts.cache import CachedBackend
+from tokenissuer.accounts.chain import Chain, Login
 from tokenissuer.errors import BackendUnavailable, ConfigurationError, InvalidCredentials, LoginEnded
-from tokenissuer.refresh import Refresh, RefreshTokens, Session, load_store
-from tokenissuer.sqlite import _SCHEMA, SqliteOptions, SqliteStore
+from tokenissuer.sessions.sqlite import _SCHEMA, SqliteOptions, SqliteStore
+from tokenissuer.sessions.store import Session, load_store
+from tokenissuer.sessions.tokens import TOUCH_INTERVAL, Client, RefreshOptions, RefreshTokens
 
-CLIENT = Refresh("registry", "docker", "Docker-Client/28 (linux)", "192.0.2.1")
+CLIENT = Client("registry", "docker", "Docker-Client/28 (linux)", "192.0.2.1")
 DAY = 24 * 3600.0
-ALICE = Account("alice", frozenset({"developers"}), stamp="first")
+ALICE = Account("alice", frozenset({"developers"}), password_version="first")
 
 
 @dataclass
@@ -39,25 +41,19 @@ class Person:
 
 
 class Directory(Backend):
-    """A source whose one account changes as the test wants."""
-
-    Options = Person
+    """A backend whose one account changes as the test wants."""
 
     def __init__(self, options: Person) -> None:
         self.person = options
         self.asked: list[str] = []
 
     def authenticate(self, username: str, password: str) -> Account:
-        """Take any password."""
+        """Accept any password."""
         return self.lookup(username, password)
 
-    def keepsake(self, account: Account, password: str) -> str:
-        """Keep the password, as a source does that cannot look accounts up without one."""
-        return password
-
-    def lookup(self, name: str, keepsake: str) -> Account:
+    def lookup(self, name: str, password: str) -> Account:
         """Say what is known now."""
-        self.asked.append(keepsake)
+        self.asked.append(password)
         if self.person.down:
             raise BackendUnavailable("down")
         if self.person.account is None:
@@ -90,12 +86,18 @@ class World:
         """What the source knows."""
         return self.directory.person
 
-    def login(self, keepsake: str = "the password", client: Refresh = CLIENT) -> str:
+    def login(self, password: str = "the password", client: Client = CLIENT) -> str:
         """Log alice in and return her refresh token."""
         assert self.person.account is not None
-        return self.tokens.issue(Authenticated(self.person.account, self.chain.sources[0]), keepsake, client)
+        token = self.tokens.issue(Login(self.person.account, self.chain.backends[0]), password, client)
+        self.directory.asked.clear()
+        return token
 
-    def redeem(self, token: str, client: Refresh = CLIENT) -> Account:
+    def without_version(self) -> None:
+        """Let the source not tell when a password changes."""
+        self.person.account = replace(ALICE, password_version="")
+
+    def redeem(self, token: str, client: Client = CLIENT) -> Account:
         """Use a refresh token."""
         return self.tokens.redeem(token, self.chain, client).account
 
@@ -116,8 +118,8 @@ def path(tmp_path: Path) -> Path:
 def world(path: Path) -> Iterator[World]:
     """A store, a source and a clock."""
     store, directory, clock = SqliteStore(SqliteOptions(path)), Directory(Person()), Clock()
-    tokens = RefreshTokens(store, idle=int(30 * DAY), age=int(365 * DAY), clock=clock)
-    yield World(tokens, store, Chain([Source("people", directory)]), directory, clock)
+    tokens = RefreshTokens(store, RefreshOptions(int(30 * DAY), int(365 * DAY)), clock)
+    yield World(tokens, store, Chain([CachedBackend("people", directory)]), directory, clock)
     store.close()
 
 
@@ -132,13 +134,18 @@ def test_a_good_token_gives_the_account_as_it_is_now(world: World) -> None:
     """Groups are fresh at every use, and the token stays good: it is never rotated."""
     token = world.login()
     assert world.redeem(token) == Account("alice", frozenset({"developers"}))
-    world.person.account = Account("alice", frozenset({"retired"}), stamp="first")
+    world.person.account = Account("alice", frozenset({"retired"}), password_version="first")
     assert world.redeem(token).groups == frozenset({"retired"})
     assert world.redeem(token).groups == frozenset({"retired"})
 
 
-def test_the_source_is_given_back_what_it_wanted_kept(world: World) -> None:
-    """The keepsake survives sealing letter by letter."""
+def test_a_backend_that_cannot_tell_a_change_gets_the_password_again(world: World) -> None:
+    """It survives encryption letter by letter. Other backends get none: nothing is kept for them."""
+    token = world.login("first")
+    assert world.session.sealed_password == b""
+    world.redeem(token)
+    assert world.directory.asked == [""]
+    world.without_version()
     world.redeem(world.login("glpat-\N{SNOWMAN} \x00 word"))
     assert world.directory.asked == ["glpat-\N{SNOWMAN} \x00 word"]
 
@@ -147,9 +154,9 @@ def test_the_source_is_given_back_what_it_wanted_kept(world: World) -> None:
     ("account", "ending"),
     [
         (None, "the account is gone"),
-        (Account("alice", stamp="second"), "the password has changed"),
-        (Account("alice", stamp=""), "the password has changed"),
-        (Account("bob", stamp="first"), "the source now has another name for the account"),
+        (Account("alice", password_version="second"), "the password has changed"),
+        (Account("alice", password_version=""), "the password has changed"),
+        (Account("bob", password_version="first"), "the backend now has another name for the account"),
     ],
     ids=["gone", "password changed", "stamp lost", "renamed"],
 )
@@ -162,7 +169,7 @@ def test_a_refusal_ends_the_session_for_good(world: World, account: Account | No
     world.person.account = before
     with pytest.raises(LoginEnded):
         world.redeem(token)
-    assert (world.session.ended, world.session.ending) == (world.clock.now, ending)
+    assert (world.session.ended, world.session.end_reason) == (world.clock.now, ending)
 
 
 def test_an_outage_ends_nothing(world: World) -> None:
@@ -234,13 +241,14 @@ def test_what_is_no_token_of_ours_is_refused(world: World, token: str) -> None:
 def test_the_backend_is_bound_too(world: World) -> None:
     """A source of another name, put in place of the first, cannot take its accounts over; a slip ends no login."""
     token = world.login()
-    with pytest.raises(LoginEnded, match="'people', which is not configured"):
-        world.tokens.redeem(token, Chain([Source("others", Directory(Person()))]), CLIENT)
+    with pytest.raises(LoginEnded, match="'people', not configured"):
+        world.tokens.redeem(token, Chain([CachedBackend("others", Directory(Person()))]), CLIENT)
     assert world.redeem(token) == ALICE
 
 
 def test_the_store_reveals_neither_token_nor_keepsake(world: World, path: Path) -> None:
     """Who steals the file can neither log in nor read a password."""
+    world.without_version()
     token = world.login("planted-keepsake")
     world.redeem(token)
     content = b"".join(file.read_bytes() for file in path.parent.iterdir())
@@ -253,11 +261,12 @@ def test_the_store_reveals_neither_token_nor_keepsake(world: World, path: Path) 
 
 def test_a_row_is_good_for_its_own_token_only(world: World, path: Path) -> None:
     """What is sealed for one token cannot be opened with another, even by who can write the store."""
+    world.without_version()
     mine, other = world.login("mine"), world.login("other")
     first, second = sorted(world.store.sessions(), key=lambda session: session.id)
     with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE sessions SET sealed = ? WHERE id = ?", (first.sealed, second.id))
-        connection.execute("UPDATE sessions SET sealed = ? WHERE id = ?", (second.sealed, first.id))
+        connection.execute("UPDATE sessions SET sealed_password = ? WHERE id = ?", (first.sealed_password, second.id))
+        connection.execute("UPDATE sessions SET sealed_password = ? WHERE id = ?", (second.sealed_password, first.id))
     connection.close()
     for token in (mine, other):
         with pytest.raises(BackendUnavailable):
@@ -267,9 +276,10 @@ def test_a_row_is_good_for_its_own_token_only(world: World, path: Path) -> None:
 
 def test_an_ended_session_keeps_nothing_sealed(world: World) -> None:
     """A password that is no longer needed is no longer there."""
+    world.without_version()
     token = world.login("planted")
     world.tokens.revoke(token)
-    assert world.session.sealed == b""
+    assert world.session.sealed_password == b""
 
 
 def test_the_file_is_for_its_owner_only(world: World, path: Path) -> None:
@@ -277,6 +287,19 @@ def test_the_file_is_for_its_owner_only(world: World, path: Path) -> None:
     world.login()
     for file in path.parent.iterdir():
         assert stat.S_IMODE(file.stat().st_mode) & 0o077 == 0, file
+
+
+def test_a_use_is_noted_at_most_once_a_minute(world: World) -> None:
+    """Each note is a write to disk; another address is noted at once."""
+    token, begun = world.login(), world.clock.now
+    world.clock.now += 30
+    world.redeem(token)
+    assert world.session.used == begun
+    world.redeem(token, replace(CLIENT, address="192.0.2.9"))
+    assert (world.session.used, world.session.used_from) == (begun + 30, "192.0.2.9")
+    world.clock.now += 61
+    world.redeem(token, replace(CLIENT, address="192.0.2.9"))
+    assert world.session.used == begun + 91
 
 
 def test_lists_show_who_when_where_and_with_what(world: World) -> None:
@@ -291,22 +314,43 @@ def test_lists_show_who_when_where_and_with_what(world: World) -> None:
     assert (len(session.client_id), len(session.agent)) == (200, 200)
 
 
-def test_a_source_that_cannot_tell_a_changed_password_gets_no_tokens(world: World) -> None:
-    """They would outlive the password."""
+class Unable(Backend):
+    """A backend without `lookup`."""
 
-    source = world.chain.sources[0]
-    assert world.tokens.offers(Authenticated(Account("alice", stamp="first"), source), "", CLIENT)
-    assert world.tokens.offers(Authenticated(Account("alice"), source), "kept", CLIENT)
-    assert not world.tokens.offers(Authenticated(Account("alice"), source), "", CLIENT)
+    def authenticate(self, username: str, password: str) -> Account:
+        return Account(username)
 
 
-def test_clients_and_registries_can_be_left_out(world: World) -> None:
+@pytest.mark.parametrize(
+    ("account", "now"),
+    [
+        (ALICE, replace(ALICE, password_version="second")),
+        (ALICE, None),
+        (replace(ALICE, delegated=True), ALICE),
+        (ALICE, replace(ALICE, name="bob")),
+    ],
+    ids=["the password has changed since a remembered login", "refused", "a job", "another name"],
+)
+def test_no_token_is_issued_that_could_not_be_redeemed(world: World, account: Account, now: Account | None) -> None:
+    """Or that would outlive the password."""
+    world.person.account = now
+    assert world.tokens.issue(Login(account, world.chain.backends[0]), "pw", CLIENT) == ""
+    assert list(world.store.sessions()) == []
+
+
+def test_a_backend_without_lookup_gets_no_tokens(world: World) -> None:
+    """Nobody could tell when a login has ended."""
+    assert world.tokens.issue(Login(ALICE, CachedBackend("x", Unable(None))), "pw", CLIENT) == ""
+
+
+def test_clients_and_registries_can_be_excluded(world: World) -> None:
     """By client id and by service."""
-    login = Authenticated(Account("alice", stamp="first"), world.chain.sources[0])
-    tokens = RefreshTokens(world.store, 60, 60, ["jib"], ["closed"])
-    assert tokens.offers(login, "", CLIENT)
-    assert not tokens.offers(login, "", replace(CLIENT, client_id="jib"))
-    assert not tokens.offers(login, "", replace(CLIENT, service="closed"))
+    login = Login(ALICE, world.chain.backends[0])
+    options = RefreshOptions(60, 60, frozenset({"jib"}), frozenset({"closed"}))
+    tokens = RefreshTokens(world.store, options)
+    assert tokens.issue(login, "", CLIENT)
+    assert not tokens.issue(login, "", replace(CLIENT, client_id="jib"))
+    assert not tokens.issue(login, "", replace(CLIENT, service="closed"))
 
 
 def test_expired_rows_are_swept(world: World) -> None:
@@ -327,18 +371,19 @@ def test_expired_rows_are_swept(world: World) -> None:
 
 def test_a_list_asks_the_source_where_it_can(world: World) -> None:
     """Without the token nothing that is sealed can be opened; everything else is told as it is now."""
+    world.without_version()
     world.login("sealed")
     sealed = world.session
-    open_ = replace(sealed, sealed=b"")
+    open_ = replace(sealed, sealed_password=b"")
 
     def states() -> list[str]:
         return [*world.tokens.states([open_, sealed], world.chain)]
 
-    assert states() == ["good", "good"]
+    assert states() == ["valid", "valid"]
     world.person.account = None
-    assert states() == ["ended: the account is gone", "good"]
+    assert states() == ["ended: the account is gone", "valid"]
     world.person.down = True
-    assert states() == ["unknown: the account source is not available", "good"]
+    assert states() == ["unknown: the account source is not available", "valid"]
     world.clock.now += 31 * DAY
     assert states() == ["ended: not used for too long"] * 2
 
@@ -372,71 +417,27 @@ def test_many_threads_share_a_store(world: World) -> None:
     assert len(list(world.store.sessions())) == 80
 
 
-def _redeem_in_a_child(world: World, token: str) -> None:
-    world.redeem(token)
-    world.redeem(world.login())
-
-
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_store_works_on_both_sides_of_a_fork(world: World) -> None:
-    """A worker process opens a connection of its own."""
-    token = world.login()
-    child = multiprocessing.get_context("fork").Process(target=_redeem_in_a_child, args=(world, token))
-    child.start()
-    child.join(30)
-    assert child.exitcode == 0
-    assert world.redeem(token) == ALICE
-    assert len(list(world.store.sessions())) == 2
-
-
-FORKING = """
-import os, signal, sys
-from pathlib import Path
-from tokenissuer.backend import Account, Authenticated, Source
-from tokenissuer.refresh import Refresh, RefreshTokens
-from tokenissuer.sqlite import SqliteOptions, SqliteStore
-
-tokens = RefreshTokens(SqliteStore(SqliteOptions(Path(sys.argv[1]))), 10**6, 10**6)
-login = Authenticated(Account("alice", stamp="first"), Source("people", None))
-if os.fork():
-    signal.pause()
-for _ in sys.stdin:
-    print(tokens.issue(login, "", Refresh("registry", "docker", "", "")), flush=True)
-"""
-
-
-def test_a_worker_whose_parent_was_killed_loses_nothing(path: Path) -> None:
-    """Whoever else opens and closes the file meanwhile, such as the command that lists, sees that it is in use."""
-    issued = []
-    with subprocess.Popen(
-        [sys.executable, "-c", FORKING, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as parent:
-        assert parent.stdin is not None
-        assert parent.stdout is not None
-        for _ in range(3):
-            parent.stdin.write("\n")
-            parent.stdin.flush()
-            issued.append(parent.stdout.readline().strip())
-            parent.kill()
-            store = SqliteStore(SqliteOptions(path))
-            assert len(store.sessions()) == len(issued)
-            store.close()
-    tokens, chain = RefreshTokens(store, 10**6, 10**6), Chain([Source("people", Directory(Person()))])
-    for token in issued:
-        assert tokens.redeem(token, chain, CLIENT).account == ALICE
-    store.close()
-
-
 WRITER = """
 import sys
 from pathlib import Path
-from tokenissuer.backend import Account, Authenticated, Source
-from tokenissuer.refresh import Refresh, RefreshTokens
-from tokenissuer.sqlite import SqliteOptions, SqliteStore
+from tokenissuer.accounts.backend import Account, Backend
+from tokenissuer.accounts.chain import Login
+from tokenissuer.accounts.cache import CachedBackend
+from tokenissuer.sessions.tokens import TOUCH_INTERVAL, Client, RefreshOptions, RefreshTokens
+from tokenissuer.sessions.sqlite import SqliteOptions, SqliteStore
 
-tokens = RefreshTokens(SqliteStore(SqliteOptions(Path(sys.argv[1]))), 10**6, 10**6)
-login = Authenticated(Account("alice", stamp="first"), Source("people", None))
-client = Refresh("registry", "docker", "", "")
+
+class Known(Backend):
+    def authenticate(self, username, password):
+        raise AssertionError
+
+    def lookup(self, name, password):
+        return Account(name, password_version="first")
+
+
+tokens = RefreshTokens(SqliteStore(SqliteOptions(Path(sys.argv[1]))), RefreshOptions(10**6, 10**6))
+login = Login(Account("alice", password_version="first"), CachedBackend("people", Known(None)))
+client = Client("registry", "docker", "", "")
 while True:
     kept = tokens.issue(login, "keep", client)
     print("kept", kept, flush=True)
@@ -465,7 +466,7 @@ def test_kill_9_loses_nothing_that_was_acknowledged(path: Path, tmp_path: Path) 
         for file in files:
             said += [line.split() for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
     store, directory = SqliteStore(SqliteOptions(path)), Directory(Person())
-    tokens, chain = RefreshTokens(store, 10**6, 10**6), Chain([Source("people", directory)])
+    tokens, chain = RefreshTokens(store, RefreshOptions(10**6, 10**6)), Chain([CachedBackend("people", directory)])
     assert len(said) >= 6 * 2 * 8
     for word, token in said:
         if word == "kept":
@@ -480,7 +481,7 @@ def test_a_store_that_is_locked_is_an_outage(world: World, path: Path, monkeypat
     """Neither a wrong password nor a defect: the next try may do."""
     token = world.login()
     world.store.close()
-    monkeypatch.setattr("tokenissuer.sqlite._BUSY_PATIENCE", 0.05)
+    monkeypatch.setattr("tokenissuer.sessions.sqlite._TIMEOUT", 0.05)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     for act in (world.login, lambda: world.tokens.revoke(token)):
@@ -497,6 +498,7 @@ def test_a_store_that_can_only_be_read_stops_nobody_who_is_logged_in(
     """A full disk is no reason to refuse pulls; but what should end is neither let in nor told that it has ended."""
     token = world.login()
     world.store._open().execute("PRAGMA query_only = 1")
+    world.clock.now += TOUCH_INTERVAL + 1
     assert world.redeem(token) == ALICE
     assert f"session {world.session.id} is not noted" in caplog.text
     with pytest.raises(BackendUnavailable, match="readonly"):
@@ -516,7 +518,7 @@ def test_a_locked_store_holds_all_threads_up_together(
     """And not one after the other, or the last client would have given up long ago."""
     world.login()
     world.store.close()
-    monkeypatch.setattr("tokenissuer.sqlite._BUSY_PATIENCE", 0.3)
+    monkeypatch.setattr("tokenissuer.sessions.sqlite._TIMEOUT", 0.3)
     outages = []
 
     def work() -> None:

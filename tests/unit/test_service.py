@@ -8,19 +8,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tokenissuer.backend import Account, Backend, Chain, Source
+from tokenissuer.accounts.backend import Account, Backend
+from tokenissuer.accounts.cache import CachedBackend
+from tokenissuer.accounts.chain import Chain
 from tokenissuer.errors import AccessDenied, BackendUnavailable, InvalidCredentials, InvalidRequest, UnknownAccount
-from tokenissuer.issuer import Issuer
-from tokenissuer.keys import SigningKey
 from tokenissuer.policy import Glob, Policy, Rule
 from tokenissuer.scope import Access
 from tokenissuer.service import Password, TokenRequest, TokenService
+from tokenissuer.signing.issuer import Issuer
+from tokenissuer.signing.keys import SigningKey
 
 
-class Memory(Backend):
+class Fixed(Backend):
     """`alice` with the password `right`, and grants of its own."""
-
-    Options = object
 
     def __init__(self, *own: str) -> None:
         self.own = frozenset(own)
@@ -33,7 +33,9 @@ class Memory(Backend):
             raise InvalidCredentials
         return Account("alice")
 
-    def grants(self, account: Account, access: Access) -> frozenset[str]:
+    def grants(self, account: Account | None, access: Access) -> frozenset[str]:
+        if account is None:
+            return frozenset()
         if self.down:
             raise BackendUnavailable("down")
         return self.own
@@ -56,11 +58,11 @@ def rule(actions: str, *, deny: bool = False, everyone: bool = False) -> Rule:
 
 
 def service(key: SigningKey, backend: Backend, *rules: Rule, services: tuple[str, ...] = ("one",)) -> TokenService:
-    return TokenService(Issuer("x", key, 900, {}), Chain([Source("memory", backend)]), Policy(rules), services)
+    return TokenService(Issuer("x", key, 900, {}), Chain([CachedBackend("memory", backend)]), Policy(rules), services)
 
 
 def asked(*scopes: Access, login: Password | None = None, to: str = "one", **more: Any) -> TokenRequest:
-    return TokenRequest(credentials=login, service=to, asked=scopes, address=None, client_id="", **more)
+    return TokenRequest(credentials=login, service=to, requested=scopes, address=None, client_id="", **more)
 
 
 def repository(name: str, *actions: str) -> Access:
@@ -72,15 +74,15 @@ ALICE = Password("ALICE", "right")
 
 def test_the_subject_is_the_backends_spelling(key: SigningKey) -> None:
     """Never what was typed."""
-    response = service(key, Memory(), rule("pull")).respond(asked(repository("a/b", "pull"), login=ALICE))
-    assert (response.subject, response.source) == ("alice", "memory")
+    response = service(key, Fixed(), rule("pull")).respond(asked(repository("a/b", "pull"), login=ALICE))
+    assert (response.subject, response.backend) == ("alice", "memory")
     assert response.granted == (repository("a/b", "pull"),)
 
 
 def test_rules_and_the_backends_own_grants_add_up_and_a_denial_takes_from_both(key: SigningKey) -> None:
     """And of that, no more than was asked for."""
     rules = (rule("pull"), rule("push", deny=True))
-    answered = service(key, Memory("push", "delete"), *rules).respond(
+    answered = service(key, Fixed("push", "delete"), *rules).respond(
         asked(repository("a/b", "pull", "push", "delete"), repository("c", "push", "pull"), login=ALICE)
     )
     assert answered.granted == (repository("a/b", "pull", "delete"), repository("c", "push"))
@@ -89,7 +91,7 @@ def test_rules_and_the_backends_own_grants_add_up_and_a_denial_takes_from_both(k
 @pytest.mark.parametrize("login", [Password("alice", "wrong"), Password("bob", "right"), Password("", "")])
 def test_wrong_credentials_are_never_anonymous(key: SigningKey, login: Password) -> None:
     """Even where anonymous would get it all."""
-    one = service(key, Memory(), rule("pull", everyone=True))
+    one = service(key, Fixed(), rule("pull", everyone=True))
     assert one.respond(asked(repository("a/b", "pull"))).subject == ""
     with pytest.raises(InvalidCredentials):
         one.respond(asked(repository("a/b", "pull"), login=login))
@@ -97,7 +99,7 @@ def test_wrong_credentials_are_never_anonymous(key: SigningKey, login: Password)
 
 def test_an_outage_while_granting_is_no_lesser_grant(key: SigningKey) -> None:
     """Who cannot be asked has not said no."""
-    backend = Memory("push")
+    backend = Fixed("push")
     backend.down = True
     with pytest.raises(BackendUnavailable):
         service(key, backend, rule("pull")).respond(asked(repository("a/b", "pull", "push"), login=ALICE))
@@ -105,7 +107,7 @@ def test_an_outage_while_granting_is_no_lesser_grant(key: SigningKey) -> None:
 
 def test_nobody_is_denied_only_if_nothing_at_all_is_granted(key: SigningKey) -> None:
     """And never for asking nothing."""
-    one = service(key, Memory("pull"), rule("pull", everyone=True))
+    one = service(key, Fixed("pull"), rule("pull", everyone=True))
     assert one.respond(asked()).granted == ()
     assert one.respond(asked(repository("b", "pull"), repository("a/b", "pull"))).granted == (
         repository("a/b", "pull"),
@@ -118,7 +120,7 @@ def test_nobody_is_denied_only_if_nothing_at_all_is_granted(key: SigningKey) -> 
 def test_a_service_that_is_not_served_is_refused_before_anybody_is_asked(key: SigningKey, to: str) -> None:
     """So that a wrong address costs no login."""
 
-    class Never(Memory):
+    class Never(Fixed):
         def authenticate(self, username: str, password: str) -> Account:
             raise AssertionError("asked")
 
@@ -143,7 +145,7 @@ def test_a_token_holds_what_is_asked_and_allowed(
     key: SigningKey, scopes: list[Access], own: frozenset[str], allowed: str, denied: str, logged_in: bool
 ) -> None:
     """Whatever a backend grants and whatever is asked; and every name in a token is one a registry takes."""
-    one = service(key, Memory(*own), rule(allowed, everyone=True), rule(denied, deny=True, everyone=True))
+    one = service(key, Fixed(*own), rule(allowed, everyone=True), rule(denied, deny=True, everyone=True))
     try:
         granted = one.respond(asked(*scopes, login=ALICE if logged_in else None)).granted
     except AccessDenied:
@@ -163,19 +165,19 @@ def test_a_token_holds_what_is_asked_and_allowed(
     assert all(access.type == "repository" for access in granted)
 
 
-class Open(Memory):
+class Open(Fixed):
     """Knows nobody, and lets everyone pull."""
 
     def authenticate(self, username: str, password: str) -> Account:
         raise UnknownAccount
 
-    def public_grants(self, access: Access) -> frozenset[str]:
-        return frozenset({"pull"})
+    def grants(self, account: Account | None, access: Access) -> frozenset[str]:
+        return frozenset({"pull"}) if account is None else frozenset()
 
 
 @pytest.mark.parametrize("login", [None, ALICE], ids=["not logged in", "logged in with another source"])
 def test_what_a_source_opens_to_everyone_is_open_to_all(key: SigningKey, login: Password | None) -> None:
     """Logging in never takes a right away."""
-    chain = Chain([Source("memory", Memory()), Source("open", Open())])
+    chain = Chain([CachedBackend("memory", Fixed()), CachedBackend("open", Open())])
     one = TokenService(Issuer("x", key, 900, {}), chain, Policy([]), ["one"])
     assert one.respond(asked(repository("a/b", "pull", "push"), login=login)).granted == (repository("a/b", "pull"),)

@@ -10,13 +10,13 @@ import sys
 import threading
 from pathlib import Path
 
-from tokenissuer.refresh import Session
-from tokenissuer.sqlite import SqliteOptions, SqliteStore
+from tokenissuer.sessions.sqlite import SqliteOptions, SqliteStore
+from tokenissuer.sessions.store import Session
 
 OTHER = """
 import sys
 from pathlib import Path
-from tokenissuer.sqlite import SqliteOptions, SqliteStore
+from tokenissuer.sessions.sqlite import SqliteOptions, SqliteStore
 store = SqliteStore(SqliteOptions(Path(sys.argv[1])))
 print(sorted(session.id for session in store.sessions()))
 store.close()

@@ -1,4 +1,4 @@
-"""The command line: one small function per command, each in the module of its name."""
+"""The command line: one small function per command, each in the module with its name."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 if all is good, 1 for a finding or an error, 2 for wrong usage.
     """
-    # A letter that the terminal's encoding does not have must not end a command whose work is done.
+    # A letter that the terminal cannot show must not end a command whose work is done.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = parsed.run(parsed)
     except TokenIssuerError as error:
-        # One line, whatever a configuration file or a user has put into it.
+        # One line, whatever a configuration file or a user has written.
         print(f"tokenissuer: {_UNPRINTABLE.sub('?', str(error))}", file=sys.stderr)
         return 1
     except OSError as error:
@@ -57,7 +57,8 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         default=argparse.SUPPRESS,
-        help="the configuration file (else $TOKENISSUER_CONFIG, ./tokenissuer.toml, /etc/tokenissuer/tokenissuer.toml)",
+        help="the configuration file (default: $TOKENISSUER_CONFIG, ./tokenissuer.toml, "
+        "/etc/tokenissuer/tokenissuer.toml)",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in _COMMANDS:

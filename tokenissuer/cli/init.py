@@ -19,9 +19,10 @@ from typing import Final
 from cryptography.hazmat.primitives import serialization
 
 from tokenissuer.cli import templates
-from tokenissuer.config import FILE_NAME, check_realm, load_config
+from tokenissuer.config import FILE_NAME, load_config
 from tokenissuer.errors import ConfigurationError
-from tokenissuer.keys import KeyType, SigningKey, generate_private_key, private_pem, self_signed_certificate
+from tokenissuer.signing.issuer import check_realm
+from tokenissuer.signing.keys import KeyType, SigningKey, generate_private_key, private_pem, self_signed_certificate
 
 #: A name, not 127.0.0.1: crane and Helm refuse a realm whose host is a loopback address.
 DEFAULT_REALM: Final = "http://localhost:5001/token"
@@ -29,21 +30,21 @@ DEFAULT_ACCOUNT: Final = "admin"
 
 _PASSWORD_LENGTH: Final = 24
 _REGISTRY_FILE: Final = "registry.yml"
-# What TOML or YAML cannot hold in a string, or takes for the end of a line.
+# What TOML or YAML cannot have in a string, or reads as the end of a line.
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 
 
 @dataclass(frozen=True, slots=True)
 class SetUp:
-    """What a set-up shall say.
+    """The names and the folder of a new set-up.
 
     Args:
-        folder: where it goes.
+        folder: where its files are written.
         realm: the URL clients are sent to.
         service: the registry's name.
         issuer: the issuer's name, and the certificate's.
         key_type: the kind of key.
-        account: the first account, which may do everything.
+        account: the first account; it may do everything.
     """
 
     folder: Path
@@ -70,11 +71,11 @@ class SetUp:
             The first account's new password.
 
         Raises:
-            ConfigurationError: if a file is already there; nothing has been written then.
+            ConfigurationError: if a file already exists; then nothing is written.
         """
         folder = self.folder.absolute()
         if _UNPRINTABLE.search(str(folder)):
-            raise ConfigurationError("the folder's name holds a control character or is not UTF-8; name another folder")
+            raise ConfigurationError("the folder's name has a control character or is not UTF-8; name another folder")
         private = generate_private_key(self.key_type)
         key = SigningKey(private, self_signed_certificate(private, self.issuer, time.time()))
         certificate = key.certificate.public_bytes(serialization.Encoding.PEM)
@@ -89,7 +90,7 @@ class SetUp:
         for name in texts:
             if (folder / name).exists() or (folder / name).is_symlink():
                 raise ConfigurationError(
-                    f"{folder / name} is already there and nothing is overwritten; name another folder"
+                    f"{folder / name} already exists and nothing is overwritten; name another folder"
                 )
         with contextlib.ExitStack() as undo:
             _make_folder(folder, undo)
@@ -97,7 +98,7 @@ class SetUp:
                 _write_new(folder / name, content, mode, undo)
             password = new_password()
             (backend,) = load_config(folder / FILE_NAME).backends
-            backend.build().backend.set_password(self.account, password)
+            backend.build().set_password(self.account, password)
             undo.pop_all()
         return password
 
@@ -122,33 +123,60 @@ class SetUp:
 
 
 def new_password() -> str:
-    """Make a password that no shell needs quotes for."""
+    """Make a password that needs no quotes in a shell."""
     return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(_PASSWORD_LENGTH))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     default = SetUp(Path())
-    parser.add_argument("folder", nargs="?", type=Path, default=Path(), metavar="DIR", help="where; else right here")
     parser.add_argument(
-        "--realm", type=_argument(_checked_realm), default=default.realm, metavar="URL", help="where clients are sent"
+        "folder",
+        nargs="?",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="where to write it (default: the working folder)",
     )
     parser.add_argument(
-        "--service", type=_argument(_name), default=default.service, metavar="NAME", help="the registry's name"
+        "--realm",
+        type=_argument(_checked_realm),
+        default=default.realm,
+        metavar="URL",
+        help=f"the URL clients are sent to (default: {default.realm})",
     )
     parser.add_argument(
-        "--issuer", type=_argument(_name), default=default.issuer, metavar="NAME", help="the issuer's name"
+        "--service",
+        type=_argument(_name),
+        default=default.service,
+        metavar="NAME",
+        help=f"the registry's name (default: {default.service})",
     )
     parser.add_argument(
-        "--key-type", type=KeyType, choices=list(KeyType), default=default.key_type, help="ec: P-256, rsa: 4096 bits"
+        "--issuer",
+        type=_argument(_name),
+        default=default.issuer,
+        metavar="NAME",
+        help=f"the issuer's name (default: {default.issuer})",
     )
     parser.add_argument(
-        "--account", type=_argument(_name), default=default.account, metavar="NAME", help="the first account"
+        "--key-type",
+        type=KeyType,
+        choices=list(KeyType),
+        default=default.key_type,
+        help="ec: P-256, rsa: 4096 bits (default: ec)",
+    )
+    parser.add_argument(
+        "--account",
+        type=_argument(_name),
+        default=default.account,
+        metavar="NAME",
+        help=f"the first account (default: {default.account})",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """make keys, certificate, configuration, first account and the registry's configuration"""
+    """write keys, certificate, configuration, first account and the registry's configuration"""
     set_up = SetUp(
         arguments.folder,
         arguments.realm,
@@ -183,12 +211,12 @@ def _checked_realm(text: str) -> str:
 
 def _name(text: str) -> str:
     if not text or _UNPRINTABLE.search(text):
-        raise ValueError("it is empty, holds a control character or is not UTF-8")
+        raise ValueError("it is empty, has a control character or is not UTF-8")
     return text
 
 
 def _quote(text: str) -> str:
-    """Write a string as TOML and YAML read it: both take JSON's, but for pairs of surrogates."""
+    """Write a string as TOML and YAML read it: as JSON, except for surrogate pairs."""
     return json.dumps(text, ensure_ascii=False)
 
 

@@ -1,4 +1,4 @@
-"""`tokenissuer keys`: one signing key after another, without a push refused."""
+"""`tokenissuer keys`: rotation of the signing key, without refusing a push."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import time
 from pathlib import Path
 from typing import Final
 
+from tokenissuer.cli.registry import prove_trust
 from tokenissuer.config import Config, find_config, load_config
-from tokenissuer.errors import ConfigurationError, TokenIssuerError
-from tokenissuer.issuer import Issuer
-from tokenissuer.keyring import Keyring, key_type_of, kid_of, moment
-from tokenissuer.keys import KeyType, load_private_key
-from tokenissuer.trial import prove_trust
+from tokenissuer.errors import TokenIssuerError
+from tokenissuer.signing.issuer import Issuer
+from tokenissuer.signing.keys import KeyType, load_private_key
+from tokenissuer.signing.rotation import Rotation, key_type_of, kid_of, moment
 
-#: Where systemd shows services their credentials: copies, made when the service starts.
+#: Where systemd puts a service's credentials: copies, made when the service starts.
 _CREDENTIALS: Final = Path("/run/credentials")
 
 
@@ -22,24 +22,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
         "action",
-        choices=["list", "add", "switch", "retire", "authority"],
-        help="show the keys; make the next one; sign with it; take the one before out; make an authority, once, so "
-        "that registries need no more certificates",
+        choices=["list", "add", "switch", "retire"],
+        help="show the keys; make the next key; sign with it; remove the previous key",
     )
-    parser.add_argument("--registry", action="append", default=[], metavar="URL", help="switch: prove that it is ready")
-    parser.add_argument("--unproven", action="store_true", help="switch: without that proof")
-    parser.add_argument("--key-type", type=KeyType, choices=list(KeyType), help="add: else as the one in use")
-    parser.add_argument("--authority-key", type=Path, metavar="FILE", help="add: else authority.key, if it is there")
-    parser.add_argument("--key", type=Path, metavar="FILE", help="the key file, where [signing] key names a copy of it")
+    parser.add_argument(
+        "--registry", action="append", default=[], metavar="URL", help="switch: prove that this registry is ready"
+    )
+    parser.add_argument("--unproven", action="store_true", help="switch: without this proof")
+    parser.add_argument(
+        "--key-type", type=KeyType, choices=list(KeyType), help="add: the kind of key (default: as the key in use)"
+    )
+    parser.add_argument("--key", type=Path, metavar="FILE", help="the key file, if [signing] key names a copy of it")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """list the signing keys, add the next one, switch to it, retire the one before"""
+    """list the signing keys, add the next one, switch to it, retire the previous one"""
     config = load_config(find_config(arguments.config))
-    keyring = Keyring(_key_file(config, arguments.key), config.signing.certificate, config.signing.key)
-    {"list": _list, "add": _add, "switch": _switch, "retire": _retire, "authority": _authority}[arguments.action](
-        config, keyring, arguments
-    )
+    rotation = Rotation(_key_file(config, arguments.key), config.signing.certificate, config.signing.key)
+    {"list": _list, "add": _add, "switch": _switch, "retire": _retire}[arguments.action](config, rotation, arguments)
     return 0
 
 
@@ -47,80 +47,52 @@ def _key_file(config: Config, given: Path | None) -> Path:
     path = given or config.signing.key
     if _CREDENTIALS in path.parents:
         raise TokenIssuerError(
-            f"{path} is a copy that systemd makes when the service starts; name the file it is made of "
+            f"{path} is a copy that systemd makes when the service starts; name the original file "
             "(LoadCredential= in the unit) with --key"
         )
     return path
 
 
-def _list(config: Config, keyring: Keyring, arguments: argparse.Namespace) -> None:
-    for entry in keyring.entries():
+def _list(config: Config, rotation: Rotation, arguments: argparse.Namespace) -> None:
+    for entry in rotation.entries():
         print(f"{entry.state:<9}  {entry.until:%Y-%m-%d}  {entry.kind:<5}  {entry.kid}".rstrip())
 
 
-def _add(config: Config, keyring: Keyring, arguments: argparse.Namespace) -> None:
-    authority_key = arguments.authority_key
-    if authority_key is None and keyring.authority_key.exists():
-        authority_key = keyring.authority_key
-    if authority_key is None and keyring.has_authority(config.issuer.name):
-        raise TokenIssuerError(
-            f"{keyring.certificate} has an authority, but its key is not at {keyring.authority_key}; "
-            "name it with --authority-key"
-        )
-    key_type = arguments.key_type or key_type_of(load_private_key(keyring.key))
-    certificate = keyring.add(config.issuer.name, key_type, authority_key, time.time())
-    print(f"Made the next key, {keyring.next_key}: {kid_of(certificate)}")
-    print(f"Its certificate, until {certificate.not_valid_after_utc:%Y-%m-%d}, is in {keyring.certificate} now.")
-    if keyring.jwks.exists():
-        print(f"{keyring.jwks} has it too.")
-    print("Nothing is signed with it yet. Now:")
-    if authority_key is None:
-        print(
-            f"1. Give every registry {keyring.certificate} (auth.token.rootcertbundle; or the JWK Set, "
-            "auth.token.jwks) and restart it: only then it reads them. Of several registries behind one address "
-            "restart one after the other, and nobody notices."
-        )
-    else:
-        print(
-            "1. Registries that have the authority's certificate need nothing. Those that have the JWK Set "
-            "(auth.token.jwks) need the new one, and a restart."
-        )
+def _add(config: Config, rotation: Rotation, arguments: argparse.Namespace) -> None:
+    key_type = arguments.key_type or key_type_of(load_private_key(rotation.key))
+    certificate = rotation.add(config.issuer.name, key_type, time.time())
+    print(f"Made the next key, {rotation.next_key}: {kid_of(certificate)}")
+    print(f"Its certificate, valid until {certificate.not_valid_after_utc:%Y-%m-%d}, is in {rotation.certificate} now.")
+    if rotation.jwks.exists():
+        print(f"{rotation.jwks} has it too.")
+    print("The key signs nothing yet. Next steps:")
+    print(
+        f"1. Give every registry {rotation.certificate} (auth.token.rootcertbundle; or the JWK Set, "
+        "auth.token.jwks) and restart it: registries read it only at their start. If several registries share one "
+        "address, restart one after the other, and nobody notices."
+    )
     print("2. tokenissuer keys switch --registry URL   (with the URL of each registry, to prove that it is ready)")
 
 
-def _switch(config: Config, keyring: Keyring, arguments: argparse.Namespace) -> None:
+def _switch(config: Config, rotation: Rotation, arguments: argparse.Namespace) -> None:
     if bool(arguments.registry) == arguments.unproven:
         raise TokenIssuerError(
-            "say --registry URL for each registry, to prove that it takes the next key, or --unproven"
+            "add --registry URL for each registry, to prove that it accepts the next key, or --unproven"
         )
-    key = keyring.next()
+    key = rotation.next()
     issuer = Issuer(config.issuer.name, key, config.issuer.lifetime, config.key_forms())
     for registry in arguments.registry:
         prove_trust(registry, issuer, config.issuer.services)
-        print(f"{registry} takes tokens of the next key.")
-    keyring.switch(time.time())
-    print(f"Tokens are signed with {key.thumbprint} now; running servers follow within seconds.")
-    if keyring.used != keyring.key:
-        print("The service has a copy of the key: systemctl restart tokenissuer")
-    end = moment(keyring.last_token_ends(config.issuer.lifetime))
-    print(f"Tokens signed before stay good. After {end}: tokenissuer keys retire")
+        print(f"{registry} accepts tokens of the next key.")
+    rotation.switch(time.time())
+    print(f"Tokens are signed with {key.thumbprint} now; running servers reload within seconds.")
+    if rotation.used != rotation.key:
+        print("The service has a copy of the key; restart it: systemctl restart tokenissuer")
+    end = moment(rotation.last_token_ends(config.issuer.lifetime))
+    print(f"Tokens signed before stay valid. After {end}: tokenissuer keys retire")
 
 
-def _retire(config: Config, keyring: Keyring, arguments: argparse.Namespace) -> None:
-    for path in keyring.retire(config.issuer.lifetime, time.time()):
-        print(f"{path} is gone, and its certificate is no longer in {keyring.certificate}.")
-    print("Registries stop trusting it when they are given that file and restart; there is no hurry.")
-
-
-def _authority(config: Config, keyring: Keyring, arguments: argparse.Namespace) -> None:
-    if all(form != "x5c" for form in (config.key_forms().get(name, "x5c") for name in config.issuer.services)):
-        raise ConfigurationError("an authority helps only where tokens carry a certificate: [signing.key_forms] x5c")
-    certificate = keyring.add_authority(config.issuer.name, time.time())
-    print(f"Made an authority, {keyring.authority_key}, until {certificate.not_valid_after_utc:%Y-%m-%d}.")
-    print(f"Its certificate is in {keyring.certificate} now.")
-    print("Give every registry that file (auth.token.rootcertbundle) and restart it, this one last time. From then on")
-    print("`keys add` and `keys switch` need nothing of the registries.")
-    print(
-        f"{keyring.authority_key} can make keys that registries trust: keep it off this machine if you can, and name it"
-    )
-    print("with --authority-key when you need it.")
+def _retire(config: Config, rotation: Rotation, arguments: argparse.Namespace) -> None:
+    path = rotation.retire(config.issuer.lifetime, time.time())
+    print(f"Removed {path}, and its certificate from {rotation.certificate}.")
+    print("Registries stop trusting it when they get that file and restart; there is no hurry.")

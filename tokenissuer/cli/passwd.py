@@ -6,47 +6,47 @@ import argparse
 import getpass
 import sys
 
-from tokenissuer.backend import Backend
-from tokenissuer.config import BackendOptions, Config, find_config, load_config
+from tokenissuer.accounts.backend import Backend
+from tokenissuer.config import BackendConfig, Config, find_config, load_config
 from tokenissuer.errors import TokenIssuerError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("username", metavar="USER", help="the account")
-    parser.add_argument("--backend", metavar="NAME", help="which backend, where several keep passwords")
+    parser.add_argument("--backend", metavar="NAME", help="which backend, if several keep passwords")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """add an account or change its password, from a prompt or standard input"""
     config = load_config(find_config(arguments.config))
-    options = _keeper(config, arguments.backend)
-    source = options.build()
+    chosen = _choose(config, arguments.backend)
+    backend = chosen.build()
     try:
-        source.backend.set_password(arguments.username, _read_password())
+        backend.set_password(arguments.username, _read_password())
     finally:
-        source.backend.close()
-    print(f"The password of '{arguments.username}' is set in backend '{source.name}'; it counts at once.")
+        backend.close()
+    print(f"The password of '{arguments.username}' is set in backend '{chosen.name}'; a server uses it within seconds.")
     return 0
 
 
-def _keeper(config: Config, name: str | None) -> BackendOptions:
-    keepers = [
-        options
-        for options in config.backends
-        if options.cls.set_password is not Backend.set_password and name in (None, options.name)
+def _choose(config: Config, name: str | None) -> BackendConfig:
+    found = [
+        backend
+        for backend in config.backends
+        if backend.cls.set_password is not Backend.set_password and name in (None, backend.name)
     ]
-    if not keepers:
+    if not found:
         which = f"called '{name}' " if name else ""
         raise TokenIssuerError(f"{config.path}: no backend {which}keeps passwords itself; change it at the source")
-    return keepers[0]
+    return found[0]
 
 
 def _read_password() -> str:
-    """Read it without showing it; from a pipe, its first line.
+    """Read the password without showing it; from a pipe, its first line.
 
     Raises:
-        TokenIssuerError: if the two do not agree, or there is none, or it is not text.
+        TokenIssuerError: if the two differ, there is none, or it is not text.
     """
     try:
         return _typed_or_piped()
@@ -59,7 +59,7 @@ def _read_password() -> str:
 def _typed_or_piped() -> str:
     if sys.stdin.isatty():
         password = getpass.getpass("New password: ")
-        if getpass.getpass("Once more: ") != password:
+        if getpass.getpass("Repeat it: ") != password:
             raise TokenIssuerError("the two passwords differ; nothing is changed")
         return password
     line = sys.stdin.readline()

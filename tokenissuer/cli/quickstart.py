@@ -21,8 +21,8 @@ from tokenissuer.cli.init import SetUp
 from tokenissuer.cli.serve import DEFAULT_LISTEN, listen_argument, open_server, stopped_by_signal
 from tokenissuer.config import Config, load_config
 from tokenissuer.errors import ConfigurationError, TokenIssuerError
-from tokenissuer.listener import Listen
-from tokenissuer.log import log_to_stderr
+from tokenissuer.monitoring.log import log_to_stderr
+from tokenissuer.net import HostPort
 
 #: A closed terminal ends it as Ctrl-C does.
 _STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -31,38 +31,45 @@ _DEFAULT_REGISTRY_LISTEN: Final = "127.0.0.1:5000"
 #: Addresses that a client on this machine reaches as localhost.
 _HERE: Final = ("127.0.0.1", "0.0.0.0", "::1", "::")
 _REGISTRY_PROGRAMS: Final = ("registry", "docker-registry")
-#: Seconds for the registry to begin, and to end.
-_REGISTRY_PATIENCE: Final = 15
+#: Seconds for the registry to start, and to end.
+_REGISTRY_TIMEOUT: Final = 15
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "folder", nargs="?", type=Path, default=Path(_DEFAULT_FOLDER), metavar="DIR", help=f"else ./{_DEFAULT_FOLDER}"
+        "folder",
+        nargs="?",
+        type=Path,
+        default=Path(_DEFAULT_FOLDER),
+        metavar="DIR",
+        help=f"the folder (default: ./{_DEFAULT_FOLDER})",
     )
     parser.add_argument(
         "--listen",
         type=listen_argument,
         default=DEFAULT_LISTEN,
         metavar="HOST:PORT",
-        help=f"the issuer's address; else {DEFAULT_LISTEN}",
+        help=f"the issuer's address (default: {DEFAULT_LISTEN})",
     )
     parser.add_argument(
         "--registry-listen",
         type=listen_argument,
-        default=Listen.parse(_DEFAULT_REGISTRY_LISTEN),
+        default=HostPort.parse(_DEFAULT_REGISTRY_LISTEN),
         metavar="HOST:PORT",
-        help=f"the registry's address; else {_DEFAULT_REGISTRY_LISTEN}",
+        help=f"the registry's address (default: {_DEFAULT_REGISTRY_LISTEN})",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """start an issuer and a registry that trusts it, with one account, in a folder of their own"""
+    """start an issuer and a registry that trusts it, with one account, in a new folder"""
     log_to_stderr("warning")
     listen, registry_listen = arguments.listen, arguments.registry_listen
     for address, flag in ((listen, "--listen"), (registry_listen, "--registry-listen")):
         if address.port == 0:
-            raise ConfigurationError(f"{flag} {address} leaves the port open, but both programs must know it; name one")
+            raise ConfigurationError(
+                f"{flag} {address}: port 0 is not possible here, because both programs must know the port"
+            )
         _refuse_taken(address, flag)
     set_up = SetUp(arguments.folder.absolute(), realm=f"http://{_client_host(listen)}/token")
     login = (
@@ -72,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     _refuse_other_port(config, listen)
     registry_failed = threading.Event()
     with stopped_by_signal(_STOPPING), _registry(set_up, registry_listen, registry_failed):
-        server = open_server(set_up.config, listen, threads=8, stopped_by=_STOPPING)
+        server = open_server(set_up.config, listen, stopped_by=_STOPPING)
         print(f"Issuer:    http://{listen}")
         print(login)
         print("Ctrl-C stops everything.", flush=True)
@@ -81,15 +88,15 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if registry_failed.is_set() else 0
 
 
-def _first_login(set_up: SetUp, registry: Listen) -> str:
+def _first_login(set_up: SetUp, registry: HostPort) -> str:
     password = set_up.write()
-    # At once: should the start fail further on, nobody could ever know it.
+    # Now: if the start fails later, nobody could know it.
     print(f"Made:      {set_up.folder}")
     print(f"Account:   {set_up.account}   password: {password}   (shown only now)", flush=True)
     return f"Log in:\n  echo {password} | docker login -u {set_up.account} --password-stdin {_reachable(registry)}"
 
 
-def _next_login(set_up: SetUp, registry: Listen) -> str:
+def _next_login(set_up: SetUp, registry: HostPort) -> str:
     print(f"Again:     {set_up.folder}")
     config = shlex.quote(str(set_up.config))
     return (
@@ -100,7 +107,7 @@ def _next_login(set_up: SetUp, registry: Listen) -> str:
 
 
 @contextlib.contextmanager
-def _registry(set_up: SetUp, listen: Listen, failed: threading.Event) -> Iterator[None]:
+def _registry(set_up: SetUp, listen: HostPort, failed: threading.Event) -> Iterator[None]:
     program = _find_registry()
     if program is None:
         print("No registry program is on PATH. In another terminal, this starts one:")
@@ -114,7 +121,7 @@ def _registry(set_up: SetUp, listen: Listen, failed: threading.Event) -> Iterato
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            # A group of its own: Ctrl-C is for us, and we end it in order.
+            # In another process group: Ctrl-C ends this program, which then ends the registry in order.
             start_new_session=True,
             env={**os.environ, "REGISTRY_HTTP_ADDR": str(listen), "OTEL_TRACES_EXPORTER": "none"},
         )
@@ -132,7 +139,7 @@ def _registry(set_up: SetUp, listen: Listen, failed: threading.Event) -> Iterato
 
 
 def _find_registry() -> str | None:
-    """Return the registry program; another program of that name is passed over."""
+    """Return the registry program; another program of that name is skipped."""
     for name in _REGISTRY_PROGRAMS:
         program = shutil.which(name)
         if program is None:
@@ -144,7 +151,7 @@ def _find_registry() -> str | None:
     return None
 
 
-def _docker_run(set_up: SetUp, listen: Listen) -> str:
+def _docker_run(set_up: SetUp, listen: HostPort) -> str:
     volume = shlex.quote(f"{set_up.folder}:{set_up.folder}")
     return (
         f"docker run --rm -p {listen}:5000 -e REGISTRY_HTTP_ADDR=:5000 -v {volume} "
@@ -152,14 +159,14 @@ def _docker_run(set_up: SetUp, listen: Listen) -> str:
     )
 
 
-def _wait_for_registry(process: subprocess.Popen[bytes], listen: Listen, log: Path) -> None:
-    for _ in range(_REGISTRY_PATIENCE * 20):
+def _wait_for_registry(process: subprocess.Popen[bytes], listen: HostPort, log: Path) -> None:
+    for _ in range(_REGISTRY_TIMEOUT * 20):
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = process.wait(0.05)
             raise TokenIssuerError(f"the registry ended at once (exit code {code}); {log} says why")
         with contextlib.suppress(OSError), socket.create_connection((_reachable(listen).host, listen.port), 1):
             return
-    raise TokenIssuerError(f"the registry does not answer on {listen} after {_REGISTRY_PATIENCE} s; {log} says why")
+    raise TokenIssuerError(f"the registry does not answer on {listen} after {_REGISTRY_TIMEOUT} s; {log} says why")
 
 
 def _watch(process: subprocess.Popen[bytes], log: Path, stopping: threading.Event, failed: threading.Event) -> None:
@@ -174,13 +181,13 @@ def _watch(process: subprocess.Popen[bytes], log: Path, stopping: threading.Even
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
-        process.wait(_REGISTRY_PATIENCE)
+        process.wait(_REGISTRY_TIMEOUT)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
 
 
-def _refuse_taken(listen: Listen, flag: str) -> None:
+def _refuse_taken(listen: HostPort, flag: str) -> None:
     try:
         family = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM)[0][0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -193,7 +200,7 @@ def _refuse_taken(listen: Listen, flag: str) -> None:
         ) from None
 
 
-def _refuse_other_port(config: Config, listen: Listen) -> None:
+def _refuse_other_port(config: Config, listen: HostPort) -> None:
     realm = urllib.parse.urlsplit(config.issuer.realm)
     if realm.hostname in ("localhost", "127.0.0.1") and realm.port != listen.port:
         raise ConfigurationError(
@@ -202,11 +209,11 @@ def _refuse_other_port(config: Config, listen: Listen) -> None:
         )
 
 
-def _client_host(listen: Listen) -> str:
+def _client_host(listen: HostPort) -> str:
     # A name where there is one: crane and Helm refuse a realm whose host is a loopback address.
     return f"localhost:{listen.port}" if listen.host in _HERE else str(listen)
 
 
-def _reachable(listen: Listen) -> Listen:
-    """Return where this machine's clients find what listens: docker speaks plain HTTP to loopback addresses only."""
-    return Listen("127.0.0.1", listen.port) if listen.host == "0.0.0.0" else listen
+def _reachable(listen: HostPort) -> HostPort:
+    """Return the address for clients on this machine: docker speaks plain HTTP only to loopback addresses."""
+    return HostPort("127.0.0.1", listen.port) if listen.host == "0.0.0.0" else listen

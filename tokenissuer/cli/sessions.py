@@ -1,4 +1,4 @@
-"""`tokenissuer sessions`: the logins that refresh tokens keep up."""
+"""`tokenissuer sessions`: the logins with refresh tokens."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from typing import Final
 
 from tokenissuer.config import find_config, load_config
 from tokenissuer.errors import BackendUnavailable, TokenIssuerError
-from tokenissuer.refresh import Session, Store
+from tokenissuer.sessions.store import Session, Store
 
 _DAY: Final = 24 * 3600
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("action", choices=["list", "revoke"], help="show the sessions, or end some")
+    parser.add_argument("action", choices=["list", "revoke"], help="show sessions, or end them")
     parser.add_argument("ids", nargs="*", metavar="ID", help="only these")
     parser.add_argument("--account", metavar="NAME", help="only this account's")
-    parser.add_argument("--client", metavar="ID", help="only those of this client, such as docker")
-    parser.add_argument("--unused-for", type=_days, metavar="DAYS", help="only those not used for so long")
-    parser.add_argument("--older-than", type=_days, metavar="DAYS", help="only those of logins so long ago")
-    parser.add_argument("--all", action="store_true", help="every one; only `revoke` wants it said")
+    parser.add_argument("--client", metavar="ID", help="only this client's, such as docker")
+    parser.add_argument("--unused-for", type=_days, metavar="DAYS", help="only sessions not used for so many days")
+    parser.add_argument("--older-than", type=_days, metavar="DAYS", help="only sessions that began so many days ago")
+    parser.add_argument("--all", action="store_true", help="revoke: every session")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """list the logins that refresh tokens keep up, or revoke them"""
+    """list the logins with refresh tokens, or revoke them"""
     config = load_config(find_config(arguments.config))
-    with contextlib.closing(config.build(time.time())) as service:
-        refresh = service.refresh
-        if refresh is None:
-            raise TokenIssuerError(f"{config.path} has no table [refresh]: there are no sessions")
+    refresh = config.open_refresh()
+    if refresh is None:
+        raise TokenIssuerError(f"{config.path} has no table [refresh]: there are no sessions")
+    with contextlib.closing(refresh.store), contextlib.closing(config.open_chain()) as chain:
         now = time.time()
         try:
             found = [session for session in refresh.store.sessions() if _is_meant(session, arguments, now)]
             if arguments.action == "list":
-                states = refresh.states(found, service.chain)
+                states = refresh.states(found, chain)
                 _print_table(_row(session, state) for session, state in zip(found, states, strict=True))
                 return 0
             return _revoke(refresh.store, found, arguments, now)
@@ -59,12 +59,12 @@ def _is_meant(session: Session, arguments: argparse.Namespace, now: float) -> bo
 def _revoke(store: Store, sessions: Sequence[Session], arguments: argparse.Namespace, now: float) -> int:
     limits = (arguments.account, arguments.client, arguments.unused_for, arguments.older_than)
     if not arguments.ids and not arguments.all and limits == (None, None, None, None):
-        raise TokenIssuerError("say which: IDs, --account, --client, --unused-for, --older-than, or --all")
+        raise TokenIssuerError("name the sessions: IDs, --account, --client, --unused-for, --older-than, or --all")
     unknown = set(arguments.ids) - {session.id for session in sessions}
-    good = [session for session in sessions if session.ended is None]
-    for session in good:
+    valid = [session for session in sessions if session.ended is None]
+    for session in valid:
         store.end(session.digest, now, "revoked by the administrator")
-    print(f"Revoked: {len(good)}. An access token issued before stays good until it ends.")
+    print(f"Revoked: {len(valid)}. An access token issued before stays valid until it ends.")
     if unknown:
         raise TokenIssuerError(f"no such session: {', '.join(sorted(unknown))}")
     return 0
@@ -94,7 +94,7 @@ def _print_table(rows: Iterable[tuple[str, ...]]) -> None:
 
 
 def _printable(text: str) -> str:
-    """Cut a text short that a client may have chosen: it must not move the cursor, begin a line or turn one round."""
+    """Shorten a text that a client may have chosen: it must not move the cursor, break a line or reverse it."""
     return "".join(character if character.isprintable() else "?" for character in text[:60])
 
 
@@ -108,5 +108,5 @@ def _days(text: str) -> float:
     except ValueError:
         days = -1
     if not 0 <= days < 100_000:
-        raise argparse.ArgumentTypeError(f"'{text}' is no number of days")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of days")
     return days * _DAY

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from tokenissuer.backend import Secret
+from tokenissuer.options import Secret
 from tokenissuer_backends.ldap import LdapBackend
 from tokenissuer_backends.ldap.options import GroupOptions, LdapOptions, UserOptions
 

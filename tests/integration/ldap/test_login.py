@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tokenissuer.backend import Backend, Secret
+from tokenissuer.accounts.backend import Backend
 from tokenissuer.errors import BackendUnavailable, InvalidCredentials, UnknownAccount
+from tokenissuer.options import Secret
 from tokenissuer.testing import BackendContract
 from tokenissuer_backends.ldap import LdapBackend
 from tokenissuer_backends.ldap.options import GroupOptions, UserOptions
@@ -267,7 +268,7 @@ def test_accounts_that_must_not_be_used_are_refused_with_the_reason_in_the_log_o
     """The client hears one sentence for all of them."""
     with pytest.raises(InvalidCredentials, match=reason) as caught:
         new_backend(slapd.plain).authenticate(user, f"pw-{user}")
-    assert caught.value.sentence == InvalidCredentials.sentence
+    assert caught.value.description == InvalidCredentials.description
 
 
 def test_without_grace_logins_an_expired_password_is_refused(slapd: Slapd, new_backend: NewBackend) -> None:
@@ -307,8 +308,8 @@ def test_a_lookup_finds_the_account_as_it_is_now(new_slapd: Callable[..., Slapd]
     assert backend.authenticate("alice", "pw-alice").groups == ALICES - {"developers"}
     slapd.change("ldapmodify", f"dn: {alice}\nchangetype: modify\nreplace: userPassword\nuserPassword: new\n")
     after = backend.lookup("alice", "")
-    assert after.stamp
-    assert after.stamp != before.stamp
+    assert after.password_version
+    assert after.password_version != before.password_version
     slapd.change("ldapmodify", f"dn: {alice}\nchangetype: delete\n")
     with pytest.raises(UnknownAccount):
         backend.lookup("alice", "")

@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 
 from tests.integration.ldap.conftest import PEOPLE, Slapd
-from tokenissuer.backend import Authenticated, Chain, Source
+from tokenissuer.accounts.cache import CachedBackend
+from tokenissuer.accounts.chain import Chain, Login
 from tokenissuer.errors import BackendUnavailable, InvalidCredentials, LoginEnded
-from tokenissuer.refresh import Refresh, RefreshTokens
-from tokenissuer.sqlite import SqliteOptions, SqliteStore
+from tokenissuer.sessions.sqlite import SqliteOptions, SqliteStore
+from tokenissuer.sessions.tokens import Client, RefreshTokens
 from tokenissuer_backends.ldap import LdapBackend
 
 pytestmark = pytest.mark.integration
 
-CLIENT = Refresh("registry", "docker", "Docker-Client/28", "192.0.2.1")
+CLIENT = Client("registry", "docker", "Docker-Client/28", "192.0.2.1")
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def test_a_login_ends_with_its_entry_and_survives_outages_and_guessing(
 ) -> None:
     """Locked by an administrator, removed, or with another password; but not for what strangers can bring about."""
     slapd = new_slapd()
-    source = Source("ldap", new_backend(slapd.tls))
+    source = CachedBackend("ldap", new_backend(slapd.tls))
     chain = Chain([source])
 
     def change(user: str, ldif: str) -> None:
@@ -45,9 +46,9 @@ def test_a_login_ends_with_its_entry_and_survives_outages_and_guessing(
     kept = {}
     for user in ("bob", "carol", "dave", "erin", "victim"):
         # Only since the directory keeps the time of a change can it be seen.
-        assert not tokens.offers(Authenticated(source.backend.authenticate(user, f"pw-{user}"), source), "", CLIENT)
+        assert not tokens.offers(Login(source.backend.authenticate(user, f"pw-{user}"), source), "", CLIENT)
         change(user, f"changetype: modify\nreplace: userPassword\nuserPassword: new-{user}")
-        login = Authenticated(source.backend.authenticate(user, f"new-{user}"), source)
+        login = Login(source.backend.authenticate(user, f"new-{user}"), source)
         assert tokens.offers(login, "", CLIENT)
         kept[user] = tokens.issue(login, "", CLIENT)
     with slapd.gone():

@@ -9,8 +9,9 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 
-from tokenissuer.backend import Account, Backend, option
+from tokenissuer.accounts.backend import Account, Backend
 from tokenissuer.errors import BackendUnavailable, ConfigurationError, InvalidCredentials, UnknownAccount
+from tokenissuer.options import option
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.ldap_stub import READER, READER_PASSWORD, FakeDirectory
-from tokenissuer.backend import Secret
+from tests.support.ldap import READER, READER_PASSWORD, FakeDirectory
+from tokenissuer.options import Secret
 from tokenissuer_backends.ldap import LdapBackend
 from tokenissuer_backends.ldap.options import GroupOptions, LdapOptions, UserOptions
 

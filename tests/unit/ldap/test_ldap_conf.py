@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tokenissuer.backend import Secret
 from tokenissuer.config import Config, load_config
+from tokenissuer.options import Secret
 from tokenissuer_backends.ldap import LdapBackend
 from tokenissuer_backends.ldap.options import LdapOptions
 
@@ -43,8 +43,8 @@ def test_an_example_is_read_as_it_is(tmp_path: Path, name: str) -> None:
     assert isinstance(options.bind_password, Secret)
     assert options.bind_password.reveal() == "secret"
     assert len(config.rules) == 3
-    config.backends[0].build().backend.close()
-    assert (config.memory.success, config.memory.failure) == (60, 60)
+    config.backends[0].build().close()
+    assert (config.cache.success, config.cache.failure) == (60, 60)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

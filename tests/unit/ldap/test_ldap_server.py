@@ -18,7 +18,7 @@ from ldap3.core.exceptions import LDAPSocketSendError, communication_exception_f
 
 import tokenissuer_backends.ldap.backend
 import tokenissuer_backends.ldap.server
-from tests.ldap_stub import (
+from tests.support.ldap import (
     BIND,
     EXTENDED,
     READER,
@@ -31,8 +31,11 @@ from tests.ldap_stub import (
     hanging,
     tlv,
 )
-from tokenissuer.backend import Secret
+from tokenissuer.accounts.cache import CachedBackend
+from tokenissuer.accounts.chain import Chain, Login
+from tokenissuer.diagnosis import Severity
 from tokenissuer.errors import BackendUnavailable, InvalidCredentials, RequestError, UnknownAccount
+from tokenissuer.options import Secret
 from tokenissuer_backends.ldap import LdapBackend
 from tokenissuer_backends.ldap.options import GroupOptions, UserOptions
 
@@ -67,6 +70,11 @@ def within(seconds: float, login: Callable[[], object]) -> RequestError:
     return caught.value
 
 
+def through_the_core(backend: LdapBackend, username: str, password: str) -> Login:
+    """Log in as the core does."""
+    return Chain([CachedBackend("ldap", backend)]).authenticate(username, password)
+
+
 @pytest.mark.parametrize(
     "password", ["", "\0", "right\0", "\0right", "x" * 1025, "\N{SNOWMAN}" * 400, "\ud800", "a\nb"]
 )
@@ -77,7 +85,7 @@ def test_unusable_passwords_open_no_connection(
     directory = new_directory(special=user_bind(lambda message: message.result(0)))
     for options in ({}, {"bind_as": "uid={user},dc=test", "bind_dn": "", "bind_password": None}):
         with pytest.raises(InvalidCredentials):
-            new_backend(directory, **options).authenticate("alice", password)
+            through_the_core(new_backend(directory, **options), "alice", password)
     assert directory.connections == 0
 
 
@@ -86,9 +94,7 @@ def test_unusable_names_open_no_connection(new_directory: NewDirectory, new_back
     """Nor does a name that no directory could have."""
     directory = new_directory()
     with pytest.raises(InvalidCredentials):
-        new_backend(directory).authenticate(name, "right")
-    with pytest.raises(InvalidCredentials):
-        new_backend(directory).lookup(name, "")
+        through_the_core(new_backend(directory), name, "right")
     assert directory.connections == 0
 
 
@@ -156,7 +162,7 @@ def test_result_codes_of_a_bind_are_a_refusal_or_an_outage(
     directory = new_directory(special=user_bind(lambda message: message.result(code, "inner truth")))
     with pytest.raises(error) as caught:
         new_backend(directory).authenticate("alice", "whatever")
-    assert caught.value.sentence == error.sentence
+    assert caught.value.description == error.description
 
 
 @pytest.mark.parametrize("code", [1, 3, 4, 10, 11, 32, 50, 51, 52, 80])
@@ -220,7 +226,7 @@ def test_a_password_that_must_not_be_used_any_more_is_refused_even_after_success
     directory = new_directory(special=user_bind(lambda message: message.result(code, controls=control(oid, value))))
     with pytest.raises(InvalidCredentials, match=reason) as caught:
         new_backend(directory).authenticate("alice", "right")
-    assert caught.value.sentence == InvalidCredentials.sentence
+    assert caught.value.description == InvalidCredentials.description
 
 
 @pytest.mark.parametrize(("oid", "value"), [(PPOLICY, tlv(0x30, b"")), (PPOLICY, SOON), (EXPIRING, b"86400")])
@@ -298,7 +304,7 @@ def test_active_directory_must_show_who_is_disabled_to_a_look_without_password(
     with pytest.raises(BackendUnavailable, match="userAccountControl"):
         backend.lookup("alice", "")
     directory.entries[ALICE]["userAccountControl"] = ["512"]
-    assert backend.lookup("alice", "").stamp == "pwdLastSet=133000000000000000"
+    assert backend.lookup("alice", "").password_version == "pwdLastSet=133000000000000000"
 
 
 def test_a_directory_that_shows_nothing_at_all_has_removed_nobody(
@@ -329,14 +335,18 @@ def test_what_need_not_change_with_the_password_is_no_stamp(
 ) -> None:
     """A refresh token would outlive the password: whoever changes it need not change these."""
     backend = new_backend(new_directory(entries={ALICE: {"uid": ["alice"], **attributes}}))
-    assert backend.authenticate("alice", "right").stamp == ""
-    *_, last = backend.trace("alice")
+    assert backend.authenticate("alice", "right").password_version == ""
+    *_, last = backend.diagnose(account="alice")
     assert "no refresh tokens" in last.fact
 
 
 @pytest.mark.parametrize(
     ("shown", "code", "fact"),
-    [(0, 0, "no entry shows it, so there are no refresh tokens"), (1, 0, "entries show it"), (1, 4, "entries show it")],
+    [
+        (0, 0, "no entry shows it, so these accounts get no refresh tokens"),
+        (1, 0, "entries show it"),
+        (1, 4, "entries show it"),
+    ],
     ids=["none", "one", "more than one"],
 )
 def test_a_directory_that_shows_no_change_of_a_password_is_named_by_check(
@@ -349,8 +359,8 @@ def test_a_directory_that_shows_no_change_of_a_password_is_named_by_check(
             return [message.entry("dc=test"), message.result(0)]
         return [*[message.entry(ALICE)] * shown, message.result(code)]
 
-    *_, last = new_backend(new_directory(special={SEARCH: search})).probe()
-    assert last.attempt == "see when a password changed"
+    *_, last = new_backend(new_directory(special={SEARCH: search})).diagnose()
+    assert last.fact.startswith("last change of passwords: ")
     assert last.fact.startswith(fact)
 
 
@@ -358,8 +368,8 @@ def test_a_direct_bind_gives_no_stamp(new_directory: NewDirectory, new_backend: 
     """Nobody could look the account up again: a refresh token would end at its first use."""
     directory = new_directory(entries={ALICE: {"uid": ["alice"], "pwdChangedTime": ["20240101000000Z"]}})
     backend = new_backend(directory, bind_as="uid={user},dc=test", bind_dn="", bind_password=None, groups=None)
-    assert backend.authenticate("alice", "right").stamp == ""
-    assert "no refresh tokens" in " ".join(finding.fact for finding in backend.findings())
+    assert backend.authenticate("alice", "right").password_version == ""
+    assert "no refresh tokens" in " ".join(finding.fact for finding in backend.diagnose())
 
 
 def test_long_lists_of_groups_are_fetched_to_their_end(new_directory: NewDirectory, new_backend: NewBackend) -> None:
@@ -563,7 +573,7 @@ def test_a_server_that_failed_is_asked_last_until_its_cool_down_is_over(
     new_directory: NewDirectory, new_backend: NewBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After it, one login finds out whether it is back, and from then on it is first again."""
-    monkeypatch.setattr(tokenissuer_backends.ldap.server, "COOL_DOWN", 0.5)
+    monkeypatch.setattr(tokenissuer_backends.ldap.server, "RETRY_INTERVAL", 0.5)
     first, second = new_directory(special={SEARCH: ending}), new_directory()
     backend = new_backend(first, second, pool_size=0)
     for _ in range(3):
@@ -585,7 +595,7 @@ def test_a_name_that_nobody_has_is_an_answer_too(
     new_directory: NewDirectory, new_backend: NewBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server that gives it is well again."""
-    monkeypatch.setattr(tokenissuer_backends.ldap.server, "COOL_DOWN", 0.2)
+    monkeypatch.setattr(tokenissuer_backends.ldap.server, "RETRY_INTERVAL", 0.2)
     first, second = new_directory(special={SEARCH: ending}), new_directory()
     backend = new_backend(first, second)
     backend.authenticate("alice", "right")
@@ -602,8 +612,10 @@ def test_a_direct_bind_is_checked_by_reaching_a_server(new_directory: NewDirecto
     directory = new_directory()
     backend = new_backend(directory, bind_as="uid={user},dc=test", bind_dn="", bind_password=None)
     backend.check()
-    assert not [step for step in backend.probe() if step.trouble]
-    assert [step.trouble for step in backend.trace("alice")] == ["with bind_as there is nobody to do that as"]
+    assert not [finding for finding in backend.diagnose() if finding.severity is Severity.ERROR]
+    (finding,) = backend.diagnose(account="alice")
+    assert finding.severity is Severity.ERROR
+    assert "with bind_as no account can search for others" in finding.fact
     directory.close()
     with pytest.raises(BackendUnavailable):
         backend.check()
@@ -731,28 +743,6 @@ def test_an_idle_connection_is_not_used_after_a_minute(
         assert sum(message.name == READER for message in directory.requests) == before + 1
 
 
-def test_a_forked_process_leaves_the_parents_connections_alone(
-    new_directory: NewDirectory, new_backend: NewBackend
-) -> None:
-    """The child makes its own; the parent goes on with the one it has."""
-    directory = new_directory()
-    backend = new_backend(directory)
-    backend.authenticate("alice", "right")
-    before = directory.connections
-    child = os.fork()
-    if child == 0:
-        try:
-            name = backend.authenticate("alice", "right").name
-            os._exit(0 if name == "alice" else 1)
-        except BaseException:
-            os._exit(2)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
-    assert directory.connections == before + 2
-    backend.authenticate("alice", "right")
-    assert directory.connections == before + 3
-
-
 def test_a_refused_account_that_searches_is_not_locked_by_our_trying(
     new_directory: NewDirectory, new_backend: NewBackend
 ) -> None:
@@ -834,9 +824,9 @@ def test_a_directory_that_refuses_a_wide_search_is_no_finding(
             return [message.result(code)]
         return [message.entry("dc=test"), message.result(0)]
 
-    steps = [*new_backend(new_directory(special={SEARCH: say})).probe()]
-    assert not [step for step in steps if step.trouble]
-    assert "cannot be told" in steps[-1].fact
+    steps = [*new_backend(new_directory(special={SEARCH: say})).diagnose()]
+    assert not [step for step in steps if step.severity is Severity.ERROR]
+    assert "unknown: " in steps[-1].fact
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,152 @@
+"""`Account` and `Backend`: the whole plug-in interface.
+
+A backend is a class that an entry point of the group `tokenissuer.backends` names; docs/backends.md shows how to write
+one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final
+
+from tokenissuer.diagnosis import Finding, Findings, Severity, Stopwatch
+from tokenissuer.errors import InvalidCredentials, RequestError, TokenIssuerError
+from tokenissuer.options import NoOptions, load_plugin
+from tokenissuer.scope import Access
+
+ENTRY_POINT_GROUP: Final = "tokenissuer.backends"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Who a backend says it is. A backend may subclass this to carry what its `grants` needs.
+
+    Args:
+        name: the backend's own canonical spelling, never what was typed.
+        groups: short names of the groups it belongs to.
+        delegated: whether this credential was made for one purpose on the account's behalf, such as a CI job's. Access
+            rules that allow something do not apply then, only what the backend grants.
+        valid_until: seconds since 1970 after which the backend no longer vouches for this login; None if it does not
+            say. No token lives longer.
+        password_version: a text that changes when the password changes, and is not a secret; empty if the backend
+            cannot tell.
+    """
+
+    name: str
+    groups: frozenset[str] = frozenset()
+    delegated: bool = False
+    valid_until: float | None = field(default=None, compare=False)
+    password_version: str = field(default="", repr=False, compare=False)
+
+    def belongs_to(self, group: str) -> bool:
+        """Whether a group named in an access rule has this account as a member."""
+        return group in self.groups
+
+
+class Backend(ABC):
+    """A source of accounts. One instance serves all threads and keeps no state of a request.
+
+    The core remembers answers, limits calls, watches files and counts wrong passwords around it. Every method may raise
+    `BackendUnavailable` if the backend cannot answer.
+
+    Args:
+        options: an instance of the class's own `Options`.
+
+    Raises:
+        ConfigurationError: if the backend can never work with these options. An outage is no such reason: it may end.
+    """
+
+    #: A frozen dataclass. Its fields, declared with `option`, are the keys of the backend's table. A file that a field
+    #: of type `Path` names is watched: when it changes, the backend is built again.
+    Options: ClassVar[type[Any]] = NoOptions
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    @abstractmethod
+    def authenticate(self, username: str, password: str) -> Account:
+        """Prove that the password is this account's.
+
+        Args:
+            username: what the client typed; not empty, at most 1024 characters, no control characters.
+            password: likewise, at most 4096 characters.
+
+        Raises:
+            UnknownAccount: if the backend does not know the name: the next backend is asked.
+            InvalidCredentials: if it knows the name and refuses.
+        """
+
+    def lookup(self, name: str, password: str) -> Account:
+        """Find an account again, for a refresh token. Without this method none are issued.
+
+        It must prove that the password is still the one of the login: the account it returns has a `password_version`,
+        which is compared, or the backend holds the password against the source again.
+
+        Args:
+            name: an `Account.name` from an earlier login.
+            password: the password of that login, which only the refresh token can decrypt; empty if the account had a
+                `password_version`.
+
+        Raises:
+            InvalidCredentials: if the account no longer exists, is locked, or nothing proves the password.
+        """
+        raise InvalidCredentials(reason=f"{type(self).__name__} cannot look up accounts")
+
+    def grants(self, account: Account | None, access: Access) -> frozenset[str]:
+        """Return the actions that the backend itself allows on a repository, whatever the access rules say.
+
+        Args:
+            account: from `authenticate` or `lookup` of this backend; None for what everyone may do.
+            access: the repository, and the actions requested.
+        """
+        return frozenset()
+
+    def check(self) -> None:
+        """Prove that the backend can be asked now."""
+        return
+
+    def diagnose(self, account: str = "", repository: str = "") -> Findings:
+        """Tell step by step what works and what does not.
+
+        Args:
+            account: a name as somebody would type it: find it without its password. Empty: look at the backend itself.
+            repository: say what is known about this repository.
+        """
+        if account:
+            yield _lookup_finding(self, account)
+
+    def set_password(self, username: str, password: str) -> None:
+        """Add an account or change its password, if the backend itself keeps passwords.
+
+        Raises:
+            TokenIssuerError: if it keeps none, or cannot keep this one.
+        """
+        raise TokenIssuerError("this kind of backend keeps no passwords; change it at the account source")
+
+    def close(self) -> None:
+        """Close connections and end threads; nothing is asked afterwards."""
+        return
+
+
+def load_backend(type_: str) -> type[Backend]:
+    """Find a backend class by the name of its entry point.
+
+    Args:
+        type_: the `type` key of a `[[backends]]` table.
+
+    Raises:
+        ConfigurationError: if no installed package has it, two have it, or it cannot be used.
+    """
+    return load_plugin(ENTRY_POINT_GROUP, "backend", type_, Backend)  # type: ignore[type-abstract]  # only a bound
+
+
+def _lookup_finding(backend: Backend, account: str) -> Finding:
+    watch = Stopwatch()
+    try:
+        found = backend.lookup(account, "")
+    except RequestError as error:
+        return Finding(Severity.ERROR, account, f"look up the account: {error.reason}", seconds=watch.lap())
+    groups = ", ".join(sorted(found.groups)) or "none"
+    fact = f"look up the account: it is {found.name}; groups: {groups}"
+    return Finding(Severity.INFO, account, fact, seconds=watch.lap())

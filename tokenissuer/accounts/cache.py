@@ -1,0 +1,365 @@
+"""What is remembered of a backend's answers, and how many calls to it may be under way.
+
+A client that pushes twenty layers sends its password twenty times, several at once. The backend is asked once: a stale
+password then counts as one wrong try at the source, and does not lock the account.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import secrets
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import Final, Generic, TypeVar
+
+from tokenissuer.accounts.backend import Account, Backend
+from tokenissuer.errors import BackendUnavailable, InternalError, InvalidCredentials, RequestError, UnknownAccount
+from tokenissuer.options import option
+from tokenissuer.scope import Access
+
+T = TypeVar("T")
+
+#: Seconds after which even a right password is checked again.
+MAX_SECONDS: Final = 60
+#: Answers of each kind kept in memory; the oldest is dropped first.
+MAX_ANSWERS: Final = 10_000
+#: Seconds that a request waits for a free place, or for the answer to an identical request. Docker waits 15 for all.
+WAIT: Final = 5.0
+#: Seconds after which a call that fails has kept a thread from others.
+SLOW: Final = 1.0
+
+#: Is told the backend's name, what was asked (or `remembered`), and how many seconds it took.
+Observe = Callable[[str, str, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheOptions:
+    """The `[cache]` table: how long answers of the backends are remembered."""
+
+    success: int = option("seconds for which a right password is remembered, 0 to 60", default=MAX_SECONDS)
+    failure: int = option("seconds for which a refused password is remembered, 0 to 60", default=MAX_SECONDS)
+
+    def __post_init__(self) -> None:
+        for key, seconds in (("success", self.success), ("failure", self.failure)):
+            if not 0 <= seconds <= MAX_SECONDS:
+                raise ValueError(f"'{key}' is {seconds}; use 0 to {MAX_SECONDS} seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A moment by which an answer must be there, however many steps it takes.
+
+    Args:
+        end: seconds on the monotonic clock.
+    """
+
+    end: float
+
+    @classmethod
+    def after(cls, seconds: float) -> Deadline:
+        """Return the moment that many seconds from now."""
+        return cls(time.monotonic() + seconds)
+
+    def within(self, seconds: float) -> Deadline:
+        """Return the earlier of this moment and the one that many seconds from now."""
+        return Deadline(min(self.end, time.monotonic() + seconds))
+
+    def share(self, tries: int) -> Deadline:
+        """Return the deadline of the first of several tries: each gets an equal part of the time left.
+
+        Args:
+            tries: how many there are, at least one.
+        """
+        now = time.monotonic()
+        return Deadline(now + (self.end - now) / tries)
+
+    def remaining(self) -> float:
+        """Return the seconds left.
+
+        Raises:
+            TimeoutError: if there are none.
+        """
+        seconds = self.end - time.monotonic()
+        if seconds <= 0:
+            raise TimeoutError("no answer in time")
+        return seconds
+
+
+@dataclass(slots=True)
+class _Call(Generic[T]):
+    """A question that one thread asks and others may wait for."""
+
+    done: threading.Event = field(default_factory=threading.Event)
+    answer: T | None = None
+    error: BaseException | None = None
+
+    def result(self, seconds: float) -> T:
+        """Return or raise what the other thread got."""
+        if not self.done.wait(seconds):
+            raise BackendUnavailable(f"timed out after {seconds:.0f} s waiting for the answer to an identical request")
+        if self.error is None:
+            return self.answer  # type: ignore[return-value]  # set before `done`
+        raise _copy(self.error)
+
+
+def _copy(error: BaseException) -> RequestError:
+    """Return a new error that says the same: the original holds a traceback, and with it the password."""
+    if isinstance(error, BackendUnavailable):
+        return BackendUnavailable(error.reason, retry_after=error.retry_after)
+    if isinstance(error, InvalidCredentials):
+        kind = UnknownAccount if isinstance(error, UnknownAccount) else InvalidCredentials
+        return kind(error.description, reason=error.reason, is_guess=error.is_guess)
+    return InternalError(reason="an identical request failed with an internal error")
+
+
+class Cache(Generic[T]):
+    """Remembered answers, by question. While one thread asks, others with the same question wait for its answer.
+
+    Args:
+        seconds: how long an answer is remembered; 0 for not at all.
+        refusal_seconds: how long an `InvalidCredentials` is remembered. Other errors never are.
+    """
+
+    def __init__(self, seconds: Callable[[T], float], refusal_seconds: float = 0) -> None:
+        self._seconds: Final = seconds
+        self._refusal_seconds: Final = refusal_seconds
+        self._lock: Final = threading.Lock()
+        self._answers: Final[dict[Hashable, tuple[float, T]]] = {}
+        # Apart, so that no flood of wrong passwords can push out the right ones.
+        self._refusals: Final[dict[Hashable, tuple[float, RequestError]]] = {}
+        self._calls: Final[dict[Hashable, _Call[T]]] = {}
+
+    def remembered(self, question: Hashable) -> T:
+        """Return the remembered answer.
+
+        Raises:
+            InvalidCredentials: if a refusal is remembered.
+            KeyError: if nothing is.
+        """
+        now = time.monotonic()
+        answer = self._answers.get(question)
+        if answer is not None and now < answer[0]:
+            return answer[1]
+        refusal = self._refusals.get(question)
+        if refusal is not None and now < refusal[0]:
+            raise _copy(refusal[1])
+        raise KeyError(question)
+
+    def ask(self, question: Hashable, call: Callable[[], T], seconds: float) -> T:
+        """Return the remembered answer, or ask for it.
+
+        Args:
+            question: names the caller as well, where different callers get different answers. Never a secret.
+            call: gets the answer; its errors are passed on.
+            seconds: how long to wait for another thread's call.
+
+        Raises:
+            BackendUnavailable: if the other thread's answer did not come in time.
+        """
+        with self._lock, contextlib.suppress(KeyError):
+            return self.remembered(question)
+        mine = _Call[T]()
+        with self._lock:
+            first = self._calls.setdefault(question, mine)
+        return self._run(question, call, mine) if first is mine else first.result(seconds)
+
+    def forget(self, question: Hashable) -> None:
+        """Ask again next time."""
+        with self._lock:
+            self._answers.pop(question, None)
+            self._refusals.pop(question, None)
+
+    def _run(self, question: Hashable, call: Callable[[], T], mine: _Call[T]) -> T:
+        asked = time.monotonic()
+        try:
+            mine.answer = answer = call()
+        except BaseException as error:
+            mine.error = error
+            with self._lock:
+                if isinstance(error, InvalidCredentials):
+                    self._answers.pop(question, None)
+                    refusal = _copy(error)
+                    refusal.reason += " (remembered)"
+                    _keep(self._refusals, question, asked + self._refusal_seconds, refusal)
+            raise
+        else:
+            with self._lock:
+                self._refusals.pop(question, None)
+                _keep(self._answers, question, asked + self._seconds(answer), answer)
+            return answer
+        finally:
+            with self._lock:
+                del self._calls[question]
+            mine.done.set()
+
+
+def _keep(kept: dict[Hashable, tuple[float, T]], question: Hashable, end: float, answer: T) -> None:
+    if end <= time.monotonic():
+        return
+    kept.pop(question, None)
+    kept[question] = (end, answer)
+    while len(kept) > MAX_ANSWERS:
+        del kept[next(iter(kept))]
+
+
+class Limit:
+    """Bounds the calls to one backend, so that one that hangs cannot hold every thread.
+
+    Requests wait for a place up to `WAIT` seconds. Once a wait or a call has timed out, they no longer wait: one call
+    at a time finds out whether the backend answers again.
+
+    Args:
+        places: calls under way at once.
+    """
+
+    def __init__(self, places: int) -> None:
+        self._places: Final = threading.BoundedSemaphore(places)
+        self._retry: Final = threading.BoundedSemaphore(1)
+        self._hangs = False
+
+    @property
+    def wait(self) -> float:
+        """Seconds to wait for a place or for another thread's answer."""
+        return 0.0 if self._hangs else WAIT
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold a place for as long as the block lasts.
+
+        Raises:
+            BackendUnavailable: if there is none.
+        """
+        place, wait = (self._retry if self._hangs else self._places), self.wait
+        if not place.acquire(timeout=wait):
+            self._hangs = True
+            raise BackendUnavailable(
+                f"too many calls are under way (waited {wait:.0f} s)" if wait else "it does not answer; one call tries"
+            )
+        started = time.monotonic()
+        hangs = False
+        try:
+            yield
+        except BackendUnavailable:
+            hangs = time.monotonic() - started > SLOW
+            raise
+        finally:
+            self._hangs = hangs
+            place.release()
+
+
+class CachedBackend:
+    """A backend with its name in the configuration, asked only for what it has not answered within the last moment.
+
+    It keeps no password: a login is known by a digest under a key that this process made up.
+
+    Args:
+        name: what logs, messages and refresh tokens call it.
+        backend: the backend itself.
+        options: how long answers are remembered.
+        places: calls under way at once.
+        observe: is told each call.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        backend: Backend,
+        options: CacheOptions | None = None,
+        places: int = 8,
+        observe: Observe = lambda name, question, seconds: None,
+    ) -> None:
+        options = options or CacheOptions()
+        self.name: Final = name
+        self.backend: Final = backend
+        self._success: Final = options.success
+        self._logins: Final = Cache[Account](self._remember, options.failure)
+        self._limit: Final = Limit(places)
+        self._observe: Final = observe
+        self._key: Final = secrets.token_bytes(32)
+
+    def authenticate(self, username: str, password: str) -> Account:
+        """Prove that the password is this account's: from the cache, or by asking.
+
+        Raises:
+            UnknownAccount: if the backend does not know the name.
+            InvalidCredentials: if it knows the name and refuses.
+            BackendUnavailable: if it cannot answer, or too many calls are under way.
+        """
+        question = self._digest(username, password)
+        with self._named():
+            try:
+                account = self._logins.remembered(question)
+            except KeyError:
+                return self._logins.ask(
+                    question,
+                    lambda: self._call("authenticate", lambda: self._prove(username, password)),
+                    self._limit.wait,
+                )
+            except InvalidCredentials:
+                self._observe(self.name, "remembered", 0)
+                raise
+        self._observe(self.name, "remembered", 0)
+        return account
+
+    def lookup(self, name: str, password: str) -> Account:
+        """Find an account again, for a refresh token; never from the cache.
+
+        Raises:
+            InvalidCredentials: if the backend no longer vouches for it.
+            BackendUnavailable: if it cannot answer, or too many calls are under way.
+        """
+        with self._named():
+            account = self._call("lookup", lambda: self.backend.lookup(name, password))
+        if account.name != name:
+            raise InvalidCredentials(reason="the backend now has another name for the account")
+        return account
+
+    def grants(self, account: Account | None, access: Access) -> frozenset[str]:
+        """Return the actions that the backend itself allows.
+
+        Raises:
+            BackendUnavailable: if it cannot answer, or too many calls are under way.
+        """
+        if type(self.backend).grants is Backend.grants:
+            return frozenset()
+        with self._named():
+            return self._call("grants", lambda: self.backend.grants(account, access))
+
+    def _prove(self, username: str, password: str) -> Account:
+        account = self.backend.authenticate(username, password)
+        if not account.name:
+            # A token would show it as nobody.
+            raise BackendUnavailable("the backend returned an account without a name")
+        return account
+
+    def _remember(self, account: Account) -> float:
+        if account.valid_until is None:
+            return self._success
+        # Half of what is left: a token for it must be good for a while.
+        return min(self._success, (account.valid_until - time.time()) / 2)
+
+    def _digest(self, username: str, password: str) -> bytes:
+        # The length says where the name ends: no other pair can give the same bytes.
+        name = username.encode("utf-8", "surrogatepass")
+        message = len(name).to_bytes(8, "big") + name + password.encode("utf-8", "surrogatepass")
+        return hmac.digest(self._key, message, hashlib.sha256)
+
+    def _call(self, question: str, call: Callable[[], T]) -> T:
+        with self._limit.place():
+            started = time.perf_counter()
+            try:
+                return call()
+            finally:
+                self._observe(self.name, question, time.perf_counter() - started)
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except RequestError as error:
+            error.backend = self.name
+            raise

@@ -1,0 +1,84 @@
+"""The order of backends: the first that knows the name decides."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from tokenissuer.accounts.backend import Account
+from tokenissuer.accounts.cache import CachedBackend
+from tokenissuer.errors import ConfigurationError, InvalidCredentials, UnknownAccount
+
+#: Characters in a user name and in a password. A CI job's token may be a JWT of more than a thousand.
+MAX_NAME_LENGTH: Final = 1024
+MAX_PASSWORD_LENGTH: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """An account, and the backend that vouches for it."""
+
+    account: Account
+    backend: CachedBackend
+
+
+class Chain:
+    """The backends in the order of the configuration.
+
+    Args:
+        backends: at least one.
+
+    Raises:
+        ConfigurationError: if there is none: an empty chain must not mean "everyone may".
+    """
+
+    def __init__(self, backends: Sequence[CachedBackend]) -> None:
+        if not backends:
+            raise ConfigurationError("no backend is configured; add a [[backends]] table")
+        self.backends: Final = tuple(backends)
+
+    def authenticate(self, username: str, password: str) -> Login:
+        """Prove that the password is this account's.
+
+        Raises:
+            InvalidCredentials: if a backend knows the name and refuses, or none knows it.
+            BackendUnavailable: if a backend cannot answer; no later one is asked.
+        """
+        _check("user name", username, MAX_NAME_LENGTH)
+        _check("password", password, MAX_PASSWORD_LENGTH)
+        for backend in self.backends:
+            try:
+                return Login(backend.authenticate(username, password), backend)
+            except UnknownAccount:
+                continue
+        raise InvalidCredentials(reason="no backend knows the name")
+
+    def lookup(self, backend_name: str, name: str, password: str) -> Login:
+        """Find an account again, for a refresh token.
+
+        Raises:
+            InvalidCredentials: if its backend no longer vouches for it, or is no longer configured.
+            BackendUnavailable: if the backend cannot answer.
+        """
+        for backend in self.backends:
+            if backend.name == backend_name:
+                return Login(backend.lookup(name, password), backend)
+        raise InvalidCredentials(reason=f"no backend is called '{backend_name}' any more")
+
+    def close(self) -> None:
+        """Close every backend."""
+        for backend in self.backends:
+            backend.backend.close()
+
+
+def _check(kind: str, text: str, longest: int) -> None:
+    """Refuse what no backend may ever see: an empty LDAP password, for one, is an anonymous bind that succeeds."""
+    if not text:
+        raise InvalidCredentials(reason=f"the {kind} is empty", is_guess=False)
+    if len(text) > longest:
+        raise InvalidCredentials(reason=f"the {kind} has more than {longest} characters", is_guess=False)
+    # `isprintable` is fast and true for most texts; it is false for more than control characters.
+    if not text.isprintable() and any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
+        raise InvalidCredentials(reason=f"the {kind} has a control character", is_guess=False)

@@ -1,0 +1,294 @@
+"""The rate limit on guessing passwords.
+
+There is a limit of different wrong passwords per account and address, and a limit per address (for IPv6 per /64). An
+account that has logged in from an address within a week is not held to that address's limit.
+
+Who has reached a limit is refused whatever the password: a different answer for the right one would be one more guess.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import math
+import threading
+import time
+import unicodedata
+import urllib.parse
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv6Address, IPv6Network
+from typing import Any, Final, TypeVar
+
+from limits import RateLimitItem, RateLimitItemPerSecond
+from limits.errors import ConfigurationError as LimitsConfigurationError
+from limits.errors import StorageError
+from limits.storage import MemoryStorage, Storage, storage_from_string
+from limits.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter
+
+from tokenissuer.errors import ConfigurationError, InvalidCredentials, TooManyAttempts
+from tokenissuer.net import IPAddress
+from tokenissuer.options import Secret, option
+
+T = TypeVar("T")
+
+#: Seconds for which an account that has logged in from an address is not held to the address's limit.
+KNOWN: Final = 7 * 24 * 3600
+#: Counters kept in memory; the one that was not used for longest is dropped first.
+MAX_COUNTERS: Final = 60_000
+#: What the storage can count.
+_MAX_LIMIT: Final = 10_000
+_MAX_WINDOW: Final = 24 * 3600
+#: Bits of an IPv6 address that tell one customer from another.
+_IPV6_PREFIX: Final = 64
+#: Seconds that Redis may take, and for which it is not asked after a failure.
+_REDIS_TIMEOUT: Final = 0.3
+_REDIS_PAUSE: Final = 10.0
+_REDIS_SCHEMES: Final = ("redis", "rediss", "redis+unix")
+
+_log: Final = logging.getLogger("tokenissuer.throttle")
+
+
+@dataclass(frozen=True, slots=True)
+class ThrottleOptions:
+    """The `[throttle]` table: the rate limit on guessing passwords."""
+
+    account: int = option("different wrong passwords for one account from one address; 0 for any number", default=10)
+    address: int = option("different wrong passwords from one address; 0 for any number", default=100)
+    window: int = option("seconds for which each of them counts", default=600)
+    redis: Secret | None = option("URL of a Redis that counts for several machines (default: memory)", default=None)
+
+    def __post_init__(self) -> None:
+        for key, limit in (("account", self.account), ("address", self.address)):
+            if not 0 <= limit <= _MAX_LIMIT:
+                raise ValueError(f"'{key}' is {limit}; use 1 to {_MAX_LIMIT}, or 0 for no limit")
+        if self.account and 0 < self.address < self.account:
+            raise ValueError(f"'address' is {self.address}, less than 'account' ({self.account}); make it greater")
+        if not 1 <= self.window <= _MAX_WINDOW:
+            raise ValueError(f"'window' is {self.window}; use 1 to {_MAX_WINDOW} seconds")
+        if self.redis is not None:
+            try:
+                _open_redis(self.redis.reveal())
+            except ConfigurationError as error:
+                raise ValueError(str(error)) from None
+
+
+class _Counters:
+    """The counters in one storage."""
+
+    def __init__(self, storage: Storage, options: ThrottleOptions) -> None:
+        self._moving: Final = MovingWindowRateLimiter(storage)
+        self._fixed: Final = FixedWindowRateLimiter(storage)
+        self._limits: Final = [
+            (name, RateLimitItemPerSecond(limit, options.window, name))
+            for name, limit in (("account", options.account), ("address", options.address))
+            if limit
+        ]
+        self._wrong: Final = RateLimitItemPerSecond(1, options.window, "wrong")
+        self._known: Final = RateLimitItemPerSecond(1, KNOWN, "known")
+        self._is_bounded: Final = isinstance(storage, MemoryStorage)
+        self._lock: Final = threading.Lock()
+        self._kept: Final[OrderedDict[tuple[RateLimitItem, str], None]] = OrderedDict()
+
+    def admit(self, attempt: _Attempt, others: int) -> None:
+        """Prove that one more password may be tried.
+
+        Args:
+            attempt: whose.
+            others: other passwords for the account that are being tried from the address and may all be wrong.
+
+        Raises:
+            TooManyAttempts: if not.
+        """
+        for name, limit in self._limits:
+            end, left = self._moving.get_window_stats(limit, attempt.who(name))
+            if left > (others if name == "account" else 0):
+                continue
+            # All jobs of a CI runner use one name, each with its own token: they may be many at once.
+            if (name == "address" or left > 0) and self.is_known(attempt):
+                continue
+            raise TooManyAttempts(math.ceil(max(1.0, end - time.time())) if left <= 0 else 1, name)
+
+    def count(self, attempt: _Attempt) -> None:
+        """Count a wrong password, unless the same one was counted within the window."""
+        self._keep(self._wrong, attempt.password)
+        if self._fixed.hit(self._wrong, attempt.password):
+            for name, limit in self._limits:
+                self._keep(limit, attempt.who(name))
+                self._moving.hit(limit, attempt.who(name))
+
+    def is_known(self, attempt: _Attempt) -> bool:
+        """Whether the account has lately logged in from the address."""
+        return not self._fixed.test(self._known, attempt.account)
+
+    def know(self, attempt: _Attempt) -> None:
+        """Note that the account has logged in from the address."""
+        if not self.is_known(attempt):
+            # Not in `_kept`: no flood of wrong passwords may push out who has logged in.
+            self._fixed.hit(self._known, attempt.account)
+
+    def _keep(self, limit: RateLimitItem, who: str) -> None:
+        if not self._is_bounded:
+            return
+        with self._lock:
+            self._kept[limit, who] = None
+            self._kept.move_to_end((limit, who))
+            if len(self._kept) > MAX_COUNTERS:
+                (old_limit, old_who), _ = self._kept.popitem(last=False)
+                self._moving.clear(old_limit, old_who)
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """Whose attempts are counted, as texts from which nobody can read name, address or password.
+
+    Args:
+        address: the address.
+        account: the address and the account.
+        password: the address, the account and the password.
+    """
+
+    address: str
+    account: str
+    password: str
+
+    def who(self, limit: str) -> str:
+        return self.account if limit == "account" else self.address
+
+
+class Throttle:
+    """Refuses further passwords after too many wrong ones. One instance serves all threads.
+
+    Args:
+        options: the limits.
+        key: makes the counters' names unreadable; the same for all machines that share a Redis.
+    """
+
+    def __init__(self, options: ThrottleOptions, key: bytes) -> None:
+        self._key: Final = key
+        self._redis: Final = _Counters(_open_redis(options.redis.reveal()), options) if options.redis else None
+        self._redis_paused_until = 0.0
+        self._memory: Final = _Counters(MemoryStorage(), options)
+        self._lock: Final = threading.Lock()
+        # For each account and address, the passwords that are being tried, and by how many requests.
+        self._trying: Final[dict[str, dict[str, int]]] = {}
+
+    def run(self, username: str, password: str, address: IPAddress | None, login: Callable[[], T]) -> T:
+        """Try a login if that is allowed, and count it if the password was wrong.
+
+        Args:
+            username: what the client typed.
+            password: likewise.
+            address: the client's address; all clients with an unknown address share one limit.
+            login: tries it.
+
+        Raises:
+            TooManyAttempts: if there were too many wrong passwords.
+            Exception: what `login` raises.
+        """
+        place = _place(address)
+        # A directory takes `Bob`, `BOB` and `b o b` for the same account or for different ones: here they are the same.
+        name = "".join(unicodedata.normalize("NFKC", username).casefold().split())
+        attempt = _Attempt(self._digest(place), self._digest(place, name), self._digest(place, name, password))
+        others = self._begin(attempt)
+        try:
+            self._ask(lambda counters: counters.admit(attempt, others))
+            result = login()
+            self._ask(lambda counters: counters.know(attempt))
+            return result
+        except InvalidCredentials as error:
+            if error.is_guess:
+                self._ask(lambda counters: counters.count(attempt))
+            raise
+        finally:
+            self._end(attempt)
+
+    def _begin(self, attempt: _Attempt) -> int:
+        """Note that a password is being tried, and return how many others were before it."""
+        with self._lock:
+            passwords = self._trying.setdefault(attempt.account, {})
+            passwords[attempt.password] = passwords.get(attempt.password, 0) + 1
+            return list(passwords).index(attempt.password)
+
+    def _end(self, attempt: _Attempt) -> None:
+        with self._lock:
+            passwords = self._trying[attempt.account]
+            passwords[attempt.password] -= 1
+            if not passwords[attempt.password]:
+                del passwords[attempt.password]
+            if not passwords:
+                del self._trying[attempt.account]
+
+    def _digest(self, *parts: str) -> str:
+        raw = [part.encode("utf-8", "surrogatepass") for part in parts]
+        # The lengths say where a part ends: no other parts can give the same bytes.
+        message = b"".join(len(part).to_bytes(8, "big") + part for part in raw)
+        return hmac.digest(self._key, message, hashlib.sha256).hex()[:32]
+
+    def _ask(self, question: Callable[[_Counters], None]) -> None:
+        """Ask Redis, or memory if there is none or it fails: an outage of Redis must not stop a login."""
+        if self._redis is not None and time.monotonic() >= self._redis_paused_until:
+            try:
+                question(self._redis)
+            except StorageError as error:
+                self._pause(error)
+            else:
+                self._resume()
+                return
+        question(self._memory)
+
+    def _pause(self, error: StorageError) -> None:
+        if not self._redis_paused_until:
+            # Its text might hold the URL, and that a password.
+            kind = type(error.__cause__ or error).__name__
+            _log.error(
+                "the Redis of [throttle] does not answer (%s); until it does, this process counts by itself",
+                kind,
+                extra={"security": "outage"},
+            )
+        self._redis_paused_until = time.monotonic() + _REDIS_PAUSE
+
+    def _resume(self) -> None:
+        if self._redis_paused_until:
+            self._redis_paused_until = 0.0
+            _log.warning("the Redis of [throttle] answers again", extra={"security": "outage_over"})
+
+
+def _open_redis(url: str) -> Storage:
+    """Make a client of a Redis; it connects when it is first asked.
+
+    Args:
+        url: `redis://…`, `rediss://…` with TLS, or `redis+unix:///path`. It may hold a password and is never shown.
+
+    Raises:
+        ConfigurationError: if the URL cannot be used, or the package for it is missing.
+    """
+    if urllib.parse.urlsplit(url).scheme not in _REDIS_SCHEMES:
+        raise ConfigurationError(f"'redis' must be a URL that begins with {', '.join(_REDIS_SCHEMES)} and ://")
+    try:
+        # Needed only here, and installed only by who uses it.
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        options: dict[str, Any] = {
+            "socket_timeout": _REDIS_TIMEOUT,
+            "socket_connect_timeout": _REDIS_TIMEOUT,
+            # By default it would try for seconds while a login waits.
+            "retry": Retry(NoBackoff(), 0),
+        }
+        storage = storage_from_string(url, wrap_exceptions=True, key_prefix="tokenissuer", **options)
+    except (ImportError, LimitsConfigurationError):
+        raise ConfigurationError("'redis' needs one more package; run: pip install 'tokenissuer[redis]'") from None
+    except ValueError:
+        raise ConfigurationError("'redis' is not a URL such as redis://:password@redis.example.com:6379/0") from None
+    assert isinstance(storage, Storage)
+    return storage
+
+
+def _place(address: IPAddress | None) -> str:
+    """Name who shares a limit: an address, or the part of IPv6 addresses that one customer has."""
+    if isinstance(address, IPv6Address):
+        return str(IPv6Network((address.packed, _IPV6_PREFIX), strict=False))
+    return "" if address is None else str(address)

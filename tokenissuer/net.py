@@ -1,0 +1,75 @@
+"""Addresses, networks and HOST:PORT."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Final
+
+IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
+
+# An address with an optional port, as RFC 7239, 6 and several proxies write it.
+_NODE: Final = re.compile(r"\[(?P<v6>[^\]]+)\](?::\w+)?|(?P<v4>[0-9.]+)(?::\w+)?|(?P<bare>[0-9A-Fa-f:.]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class HostPort:
+    """HOST:PORT; port 0 means any free port."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> HostPort:
+        """Read HOST:PORT; an IPv6 address may be in brackets.
+
+        Raises:
+            ValueError: if the text has another form.
+        """
+        host, _, port = text.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        if not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+            raise ValueError(f"'{text}' is not HOST:PORT such as 127.0.0.1:5001")
+        return cls(host, int(port))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str) -> IPAddress | None:
+    """Read an address, with or without a port; None if the text is not an address."""
+    found = _NODE.fullmatch(text.strip())
+    if found is None:
+        return None
+    try:
+        address = ipaddress.ip_address(found["v6"] or found["v4"] or found["bare"])
+    except ValueError:
+        return None
+    # A socket for both versions shows an IPv4 client as ::ffff:192.0.2.1, which no IPv4 network in a rule would cover.
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+def parse_network(text: str) -> IPNetwork:
+    """Read an address or a network in CIDR notation.
+
+    Raises:
+        ValueError: if the text is neither.
+    """
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise ValueError(f"'{text}' is not an address or a network such as 192.0.2.0/24: {error}") from None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address literal means this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

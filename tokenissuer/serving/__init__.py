@@ -1,0 +1,1 @@
+"""`tokenissuer serve`: waitress on sockets, and the application that follows its files."""

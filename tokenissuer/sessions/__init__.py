@@ -1,0 +1,1 @@
+"""Refresh tokens, and where they are kept."""

@@ -1,0 +1,157 @@
+"""Claims and signatures: https://distribution.github.io/distribution/spec/auth/jwt/. Owns the clock."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+import urllib.parse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import jwt
+from jwt.utils import base64url_encode
+
+from tokenissuer.errors import ConfigurationError, InvalidCredentials
+from tokenissuer.options import option
+from tokenissuer.scope import Access
+from tokenissuer.signing.keys import KeyForm, SigningKey
+
+#: Seconds: clients take a shorter or absent lifetime for this one.
+MIN_LIFETIME: Final = 60
+#: Seconds by which `nbf` and `iat` are in the past: zot, Pulp and Distribution before 2.6 allow a clock that is behind
+#: ours no difference.
+BACKDATING: Final = 30
+
+
+@dataclass(frozen=True, slots=True)
+class IssuerOptions:
+    """The `[issuer]` table."""
+
+    name: str = option("the issuer name: the registry's auth.token.issuer")
+    services: tuple[str, ...] = option("the registries' names: their auth.token.service; any other is refused")
+    realm: str = option("the URL clients are sent to: the registry's auth.token.realm")
+    lifetime: int = option("seconds a token is valid, at least 60", default=900)
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("'name' is empty")
+        if not self.services or "" in self.services:
+            raise ValueError("'services' needs at least one name; use the registry's auth.token.service")
+        if self.lifetime < MIN_LIFETIME:
+            raise ValueError(f"'lifetime' is {self.lifetime}; clients need at least {MIN_LIFETIME} seconds")
+        check_realm(self.realm)
+
+
+def check_realm(realm: str) -> None:
+    """Refuse a realm that some client cannot use.
+
+    Raises:
+        ValueError: if it is not an absolute http(s) URL, or has a query: Jib and Apple's client lose it.
+    """
+    try:
+        url = urllib.parse.urlsplit(realm)
+        # `port` is read here and raises if it is not a number.
+        usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        usable = False
+    if not usable or any(character.isspace() or character in '"\\' for character in realm):
+        raise ValueError(f"'realm' is '{realm}'; use a whole URL such as https://auth.example.com/token")
+    # By the characters: parsing drops an empty query, and Jib would add a second question mark.
+    if "?" in realm or "#" in realm or url.username is not None:
+        raise ValueError(f"'realm' is '{realm}'; leave out user, query and fragment: some clients lose them")
+
+
+@dataclass(frozen=True, slots=True)
+class AccessToken:
+    """A signed access token.
+
+    Args:
+        text: the compact JWS.
+        jti: its id; only this may be logged.
+        issued_at: seconds since 1970.
+        expires_in: seconds from `issued_at`.
+    """
+
+    text: str = field(repr=False)
+    jti: str
+    issued_at: float
+    expires_in: int
+
+
+class Issuer:
+    """Signs access tokens.
+
+    Args:
+        name: the `iss` claim.
+        key: signs.
+        lifetime: seconds a token is valid.
+        key_forms: for each service, how the token's header names the key (default: `x5c`).
+        clock: seconds since 1970.
+
+    Raises:
+        ConfigurationError: if the lifetime is too short for clients.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        key: SigningKey,
+        lifetime: int = 900,
+        key_forms: Mapping[str, KeyForm] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if lifetime < MIN_LIFETIME:
+            raise ConfigurationError(f"the lifetime must be at least {MIN_LIFETIME} seconds, found {lifetime}")
+        self.name: Final = name
+        self.key: Final = key
+        self.lifetime: Final = lifetime
+        self._key_forms: Final = dict(key_forms or {})
+        self._clock: Final = clock
+        self._algorithm: Final = jwt.get_algorithm_by_name(key.algorithm)
+        # Each holds a certificate and two key ids: made once.
+        self._headers: Final = {form: _segment(key.header(form)) for form in KeyForm}
+
+    def issue(
+        self, subject: str, service: str, granted: tuple[Access, ...], *, valid_until: float | None = None
+    ) -> AccessToken:
+        """Sign a token.
+
+        Args:
+            subject: the account's name; empty for anonymous.
+            service: the registry that it is for.
+            granted: one entry for each resource, with explicit actions.
+            valid_until: seconds since 1970 by which the token must end, if that is before the end of its lifetime.
+
+        Raises:
+            InvalidCredentials: if that is so soon that clients would use the token after its end.
+        """
+        moment = self._clock()
+        now = int(moment)
+        lifetime = self.lifetime if valid_until is None else min(self.lifetime, int(valid_until) - now)
+        if lifetime < MIN_LIFETIME:
+            raise InvalidCredentials(
+                reason=f"the account source vouches for this login for only {lifetime} more seconds", is_guess=False
+            )
+        jti = secrets.token_urlsafe(16)
+        # Every line is a hard failure somewhere if it is otherwise: Distribution 2.x takes only a single string for
+        # `aud` and whole numbers for times, Pulp needs `sub` and `access`.
+        claims: dict[str, Any] = {
+            "iss": self.name,
+            "sub": subject,
+            "aud": service,
+            "exp": now + lifetime,
+            "nbf": now - BACKDATING,
+            "iat": now - BACKDATING,
+            "jti": jti,
+            "access": [access.claim() for access in granted],
+        }
+        signed = self._headers[self._key_forms.get(service, KeyForm.X5C)] + b"." + _segment(claims)
+        signature = base64url_encode(self._algorithm.sign(signed, self.key.private))
+        return AccessToken(f"{signed.decode('ascii')}.{signature.decode('ascii')}", jti, moment, lifetime)
+
+
+def _segment(content: Mapping[str, Any]) -> bytes:
+    """Write one part of a compact JWS (RFC 7515, 7.1)."""
+    return base64url_encode(json.dumps(content, separators=(",", ":")).encode("ascii"))

@@ -1,0 +1,1 @@
+"""HTTP: requests and answers, the client's address, and the WSGI application."""

@@ -1,0 +1,165 @@
+"""The WSGI application: routes, the one `except`, the one log line per request."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import secrets
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urljoin
+
+from webob import Response
+
+from tokenissuer.errors import InternalError, MethodNotAllowed, NotFound, RequestError
+from tokenissuer.service import TokenService
+from tokenissuer.web.protocol import error_response, json_response, read_revocation, read_token_request, token_response
+from tokenissuer.web.proxies import NO_PROXIES, TrustedProxies
+from tokenissuer.web.record import Exchange, LogLine
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+TOKEN_PATHS: Final = ("/token", "/jwt/auth", "/auth", "/auth/token")
+REVOCATION_PATH: Final = "/revoke"
+JWKS_PATH: Final = "/.well-known/jwks.json"
+METADATA_PATH: Final = "/.well-known/oauth-authorization-server"
+
+_requests: Final = logging.getLogger("tokenissuer.requests")
+_log: Final = logging.getLogger("tokenissuer")
+
+
+class Application:
+    """The token server as a WSGI application.
+
+    Args:
+        service: answers token requests.
+        proxies: the trusted proxies.
+        realm: the URL that clients are sent to.
+        ready: raises `BackendUnavailable` if a backend or the session store cannot be asked.
+        observe: is told each request when it has been answered.
+    """
+
+    def __init__(
+        self,
+        service: TokenService,
+        proxies: TrustedProxies = NO_PROXIES,
+        realm: str = "",
+        ready: Callable[[], None] = lambda: None,
+        observe: Callable[[Exchange], None] = lambda exchange: None,
+    ) -> None:
+        self._service: Final = service
+        self._proxies: Final = proxies
+        self._ready: Final = ready
+        self._observe: Final = observe
+        self._has_warned = False
+        # A prefix and a number: unique without asking the kernel for random bytes each time.
+        self._id_prefix: Final = secrets.token_hex(5)
+        self._numbers: Final = itertools.count(1)
+        self._metadata: Final = _metadata(realm, has_refresh=service.refresh is not None)
+        self._routes: Final[Mapping[str, tuple[str, Callable[[WSGIEnvironment, Exchange], Response]]]] = {
+            **dict.fromkeys(TOKEN_PATHS, ("token", self._token)),
+            REVOCATION_PATH: ("revoke", self._revoke),
+            JWKS_PATH: ("jwks", _page(service.issuer.key.jwk_set)),
+            METADATA_PATH: ("metadata", _page(lambda: self._metadata)),
+            "/healthz": ("healthz", _page(lambda: {"status": "up"})),
+            "/readyz": ("readyz", _page(self._readiness)),
+        }
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        started = time.perf_counter()
+        exchange = Exchange()
+        response = self._respond(environ, exchange)
+        request_id = f"{self._id_prefix}{next(self._numbers):06x}"
+        response.headerlist.append(("X-Request-Id", request_id))
+        exchange.status = response.status_int
+        exchange.seconds = time.perf_counter() - started
+        self._warn(environ)
+        self._observe(exchange)
+        if _requests.isEnabledFor(logging.INFO):
+            line = LogLine(
+                request_id=request_id,
+                status=exchange.status,
+                method=environ["REQUEST_METHOD"],
+                path=environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""),
+                client=str(self._proxies.client(environ) or ""),
+                agent=environ.get("HTTP_USER_AGENT", ""),
+                **exchange.fields(),
+            )
+            _requests.info(line, extra={"security": exchange.security})
+        body: Iterable[bytes] = response(environ, start_response)
+        return body
+
+    def _respond(self, environ: WSGIEnvironment, exchange: Exchange) -> Response:
+        try:
+            exchange.endpoint, page = self._route(environ)
+            return page(environ, exchange)
+        except RequestError as error:
+            exchange.result = error
+            return error_response(error, self._service.issuer.name)
+        except Exception as error:
+            # Only the place and the kind: the text of a plug-in's exception may have what the client sent.
+            where = "".join(traceback.format_list(traceback.extract_tb(error.__traceback__)))
+            _log.error("%s while answering a request; this is a bug:\n%s", type(error).__name__, where)
+            exchange.result = InternalError(type(error).__name__)
+            return error_response(InternalError(), self._service.issuer.name)
+
+    def _route(self, environ: WSGIEnvironment) -> tuple[str, Callable[[WSGIEnvironment, Exchange], Response]]:
+        path = environ.get("PATH_INFO", "")
+        # Under Apache's WSGIScriptAlias the first part of the path, or all of it, is in SCRIPT_NAME.
+        for candidate in (path, environ.get("SCRIPT_NAME", "") + path):
+            # Never a redirect: Go clients turn a redirected POST into a GET without its body.
+            page = self._routes.get(candidate.removesuffix("/"))
+            if page is not None:
+                return page
+        raise NotFound
+
+    def _token(self, environ: WSGIEnvironment, exchange: Exchange) -> Response:
+        exchange.request = read_token_request(environ, self._proxies)
+        exchange.result = response = self._service.respond(exchange.request)
+        return token_response(response)
+
+    def _revoke(self, environ: WSGIEnvironment, exchange: Exchange) -> Response:
+        self._service.revoke(read_revocation(environ))
+        return json_response({})
+
+    def _readiness(self) -> Mapping[str, object]:
+        self._ready()
+        return {"status": "ready"}
+
+    def _warn(self, environ: WSGIEnvironment) -> None:
+        if not self._has_warned and self._proxies.overlooks(environ):
+            self._has_warned = True
+            _log.warning(
+                "a proxy on this machine names its clients, but [server] trusted_proxies does not name the proxy: "
+                "all of them count as one address, for [throttle], `networks` and this log; add '%s'",
+                environ.get("REMOTE_ADDR") or "unix",
+            )
+
+
+def _page(content: Callable[[], Mapping[str, object]]) -> Callable[[WSGIEnvironment, Exchange], Response]:
+    def answer(environ: WSGIEnvironment, exchange: Exchange) -> Response:
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            raise MethodNotAllowed(("GET", "HEAD"))
+        return json_response(content())
+
+    return answer
+
+
+def _metadata(realm: str, *, has_refresh: bool) -> Mapping[str, object]:
+    """Describe the endpoints to OAuth clients (RFC 8414, 2)."""
+    metadata: dict[str, object] = {
+        "issuer": urljoin(realm, "/").removesuffix("/"),
+        "token_endpoint": realm,
+        "jwks_uri": urljoin(realm, JWKS_PATH),
+        "response_types_supported": [],
+        "grant_types_supported": ["password"],
+        "token_endpoint_auth_methods_supported": ["none"],
+    }
+    if has_refresh:
+        metadata["grant_types_supported"] = ["password", "refresh_token"]
+        metadata["revocation_endpoint"] = urljoin(realm, REVOCATION_PATH)
+        metadata["revocation_endpoint_auth_methods_supported"] = ["none"]
+    return metadata

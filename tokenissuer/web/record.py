@@ -1,0 +1,107 @@
+"""One request as log and metrics see it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tokenissuer.errors import RequestError
+from tokenissuer.scope import Access, scope_text
+from tokenissuer.service import Password, TokenRequest, TokenResponse
+
+#: Characters kept of a field, and of a field that lists resources.
+MAX_FIELD: Final = 500
+MAX_LIST: Final = 1500
+_LISTS: Final = frozenset({"requested", "granted", "reason"})
+
+#: What an answer means to those who watch for attacks and outages.
+_SECURITY: Final = {401: "login_refused", 403: "denied", 429: "throttled", 500: "defect", 503: "outage"}
+
+_PLAIN: Final = re.compile(r"[!#-<>-\[\]-~]+", re.ASCII)
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request and its answer, filled in from its arrival to its end.
+
+    Args:
+        endpoint: the name of the page; `none` if there is no such page.
+        request: the token request, once it is read.
+        result: the token response, or the error that became the answer.
+        status: the HTTP status of the answer.
+        seconds: how long it took.
+    """
+
+    endpoint: str = "none"
+    request: TokenRequest | None = None
+    result: TokenResponse | RequestError | None = None
+    status: int = 0
+    seconds: float = 0.0
+
+    @property
+    def security(self) -> str:
+        """What it means to those who watch for attacks and outages; empty if nothing."""
+        if isinstance(self.result, TokenResponse) and self.request is not None:
+            if _is_less(self.result.granted, self.request.requested):
+                return "denied"
+            return "login" if self.result.subject else ""
+        if self.endpoint == "revoke" and self.status == 200:
+            return "session_revoked"
+        return _SECURITY.get(self.status, "")
+
+    def fields(self) -> dict[str, object]:
+        """Return what the log line says about request and answer."""
+        fields: dict[str, object] = {}
+        if (request := self.request) is not None:
+            fields["username"] = request.credentials.username if isinstance(request.credentials, Password) else ""
+            fields["service"] = request.service
+            fields["client_id"] = request.client_id
+            fields["requested"] = scope_text(request.requested)
+        match self.result:
+            case TokenResponse() as response:
+                fields["account"] = response.subject
+                fields["backend"] = response.backend
+                fields["granted"] = scope_text(response.granted)
+                fields["reason"] = response.reason
+                fields["jti"] = response.token.jti
+            case RequestError() as error:
+                fields["error"] = error.description
+                fields["reason"] = error.reason
+                if error.backend:
+                    fields["backend"] = error.backend
+        fields["duration_ms"] = round(self.seconds * 1000)
+        return fields
+
+
+class LogLine(dict[str, object]):
+    """The fields of one log line; as text, `name=value` with quotes where they are needed."""
+
+    def __str__(self) -> str:
+        return " ".join(f"{name}={quoted(shortened(name, value))}" for name, value in self.items())
+
+
+def shortened(name: str, value: object) -> Any:
+    """Return a field's value, cut off where it is too long for a log line."""
+    if isinstance(value, int):
+        return value
+    text = str(value)
+    longest = MAX_LIST if name in _LISTS else MAX_FIELD
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def quoted(value: object) -> str:
+    """Write a value in quotes if it could be read as more than one, or could break the line."""
+    text = str(value)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)
+
+
+def _is_less(granted: Iterable[Access], requested: Iterable[Access]) -> bool:
+    """Whether something that was requested is not granted."""
+    actions = {(access.type, access.name): access.actions for access in granted}
+    return any(
+        (access.type, access.name) not in actions or access.actions - {"*"} - actions[access.type, access.name]
+        for access in requested
+    )
