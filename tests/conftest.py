@@ -1,13 +1,21 @@
-"""What holds for all tests: they test one installation, not a mixture of two."""
+"""What all tests share: one installation, a key pair, a set-up in a folder, the openssl program."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import bcrypt
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 import tokenissuer
 import tokenissuer_backends
+from tokenissuer.signing.keys import KeyType, SigningKey, generate_private_key, private_pem, self_signed_certificate
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -18,3 +26,76 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             f"tokenissuer comes from {core} but tokenissuer_backends from {backends}: "
             "run tests/run, or the pytest command of the environment both are installed in"
         )
+
+
+CONFIGURATION = """\
+[issuer]
+name = "test-issuer"
+services = ["registry.example"]
+realm = "https://auth.example.com/token"
+
+[signing]
+key = "auth.key"
+certificate = "auth.crt"
+
+[[backends]]
+type = "htpasswd"
+path = "users.htpasswd"
+
+[[access]]
+authenticated = true
+repositories = ["{account}/**"]
+actions = ["pull", "push"]
+"""
+
+
+@pytest.fixture(scope="session")
+def key() -> SigningKey:
+    """A key pair as `init` makes it."""
+    private = generate_private_key(KeyType.EC)
+    return SigningKey(private, self_signed_certificate(private, "test-issuer", time.time()))
+
+
+@pytest.fixture(scope="session")
+def hash_of() -> Callable[[str], str]:
+    """A cheap bcrypt hash of a password."""
+    return lambda password: bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()
+
+
+@pytest.fixture
+def set_up(tmp_path: Path, key: SigningKey, hash_of: Callable[[str], str]) -> Path:
+    """A folder with a good set-up in it; `alice` has the password `right`."""
+    folder = tmp_path / "set-up"
+    folder.mkdir()
+    (folder / "tokenissuer.toml").write_text(CONFIGURATION)
+    (folder / "auth.key").write_bytes(private_pem(key.private))
+    (folder / "auth.crt").write_bytes(key.certificate.public_bytes(Encoding.PEM))
+    # Good enough for `check`, which calls a cheap hash weak.
+    (folder / "users.htpasswd").write_text(f"alice:{hash_of('right').replace('$2b$04$', '$2b$12$')}\n")
+    for name in ("auth.key", "users.htpasswd"):
+        (folder / name).chmod(0o600)
+    return folder
+
+
+@pytest.fixture
+def openssl(tmp_path: Path) -> Callable[..., str]:
+    """Run the openssl program in the test's folder and return what it prints."""
+    program = shutil.which("openssl")
+    if program is None:
+        pytest.skip("no openssl program")
+
+    def run(*arguments: str, stdin: str = "") -> str:
+        ran = subprocess.run(
+            [program, *arguments], cwd=tmp_path, input=stdin, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    return run
+
+
+@pytest.fixture
+def as_nobody() -> None:
+    """Skip where file modes mean nothing: root may do everything."""
+    if os.geteuid() == 0:
+        pytest.skip("root reads and writes whatever the mode says")

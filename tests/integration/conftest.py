@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import gzip
 import hashlib
 import http.client
 import io
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -17,7 +15,6 @@ import socket
 import subprocess
 import sysconfig
 import tarfile
-import time
 import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, suppress
@@ -29,6 +26,9 @@ from urllib.parse import urlencode, urlsplit
 
 import bcrypt
 import pytest
+
+from tests.support.http import Answer, basic
+from tests.support.machine import free_port, is_free, wait_until
 
 SERVICE = "container_registry"
 ISSUER = "gitlab-issuer"
@@ -70,48 +70,6 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     return {"PATH": PATH, "LANG": "C.UTF-8", **(more or {})}
 
 
-def free_port() -> int:
-    """A port nobody listens on, below the range the kernel takes for outgoing connections."""
-    while True:
-        port = random.randrange(20000, 32000)
-        if is_free(port):
-            return port
-
-
-def is_free(port: int) -> bool:
-    """Whether a server could listen on the port now."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> bool:
-    """Poll until the condition holds or the time is over."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An HTTP answer, read to its end."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    def json(self) -> Any:
-        """The body as JSON."""
-        return json.loads(self.body)
-
-
 def request(method: str, url: str, headers: Mapping[str, str] | None = None, body: bytes | None = None) -> Answer:
     """One plain HTTP request, without redirects."""
     parts = urlsplit(url)
@@ -124,11 +82,6 @@ def request(method: str, url: str, headers: Mapping[str, str] | None = None, bod
         return Answer(response.status, {key.lower(): value for key, value in response.getheaders()}, response.read())
     finally:
         connection.close()
-
-
-def basic(user: str, password: str) -> dict[str, str]:
-    """The Authorization header of a user."""
-    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
 
 
 class Server:
@@ -425,7 +378,9 @@ class Issuer:
     def ask(self, *scopes: str, user: str | None = None, password: str | None = None) -> Answer:
         """Ask the token endpoint, as the user or anonymously."""
         query = urlencode([("service", SERVICE), *(("scope", scope) for scope in scopes)])
-        headers = basic(user, self.passwords[user] if password is None else password) if user else {}
+        headers = {}
+        if user:
+            headers["Authorization"] = basic(user, self.passwords[user] if password is None else password)
         return request("GET", f"{self.realm}?{query}", headers)
 
     def token(self, *scopes: str, user: str | None = None) -> str:

@@ -228,12 +228,12 @@ def test_check_says_what_gitlab_says(issuer: Issuer, gitlab: StubGitLab, host: H
     command = [host.tokenissuer(), "check", "--config", str(issuer.config), "--repository", "team/public/image"]
     said = host.run(*command)
     assert said.code == 0, said
-    for words in ("clock is", "finds users by name", "belongs to the project team/public"):
+    for words in ("clock is", "looks up users by name", "belongs to the project team/public"):
         assert words in said.stdout
     with gitlab.broken(answers(502, b"<html>")):
         said = host.run(*command)
     assert said.code == 1
-    assert "GitLab cannot be asked" in said.stdout
+    assert "GitLab does not answer" in said.stdout
 
 
 def test_gitlabs_own_token_endpoint_as_the_source(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 import socket
@@ -15,6 +14,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from tests.support.gitlab import self_signed, serving, signing_key
+from tests.support.http import basic
 from tokenissuer.config import load_config
 from tokenissuer.options import Secret
 from tokenissuer_backends.gitlab import GitLabBackend, GitLabOptions
@@ -33,7 +33,7 @@ def test_the_example_configuration_is_read_as_it_is() -> None:
     (backend,) = config.backends
     assert backend.cls is GitLabBackend
     assert backend.options == GitLabOptions(url="https://gitlab.example.com", grants=True)
-    backend.build().backend.close()
+    backend.build().close()
 
 
 def test_every_commented_out_default_is_the_default(tmp_path: Path) -> None:
@@ -153,11 +153,6 @@ def start_nginx(host: Host, program: str, folder: Path, ports: dict[str, int]) -
     server = host.start("nginx", *command)
     server.wait_for(lambda: not host.is_free(https))
     return https
-
-
-def basic(user: str, password: str) -> str:
-    """The value of the header."""
-    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
 class _Here(HTTPSConnection):

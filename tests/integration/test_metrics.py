@@ -27,15 +27,15 @@ def address(host: Host) -> str:
     return f"127.0.0.1:{host.free_port()}"
 
 
-@pytest.fixture(params=[1, 3], ids=["one-process", "three-workers"])
-def issuer(request: pytest.FixtureRequest, own_sites: Sites, host: Host, address: str) -> Issuer:
+@pytest.fixture
+def issuer(own_sites: Sites, host: Host, address: str) -> Issuer:
     """Serves, and shows metrics."""
     made = own_sites.new_issuer("watched")
     made.config.write_text(f'{made.config.read_text()}\n[metrics]\nlisten = "{address}"\n')
     # Little work per password: every other second of these tests would be spent on it.
     hashed = bcrypt.hashpw(made.first_password.encode(), bcrypt.gensalt(4)).decode()
     (made.folder / "users.htpasswd").write_text(f"alice:{hashed}\n")
-    made.server = host.start("issuer", *made.command(), "--workers", str(request.param))
+    made.server = host.start("issuer", *made.command())
     made.server.wait_for(lambda: not host.is_free(made.port) and host.get(made.realm).status == 200)
     return made
 
@@ -55,12 +55,12 @@ def read(host: Host, address: str) -> Read:
     return value
 
 
-def test_every_process_counts(issuer: Issuer, read: Read) -> None:
-    """Whichever answers, the sum is right."""
+def test_requests_are_counted(issuer: Issuer, read: Read) -> None:
+    """By what came of them."""
     for _ in range(12):
         assert issuer.ask("repository:alice/app:pull", user="alice").status == 200
         assert issuer.ask("repository:alice/app:pull").status == 403
-    for number in range(10 * 3 + 1):
+    for number in range(11):
         issuer.ask(user="alice", password=f"wrong {number}")
     assert read("tokenissuer_requests_total", endpoint="token", outcome="denied") == 12
     # One more was asked to see whether it answers.
@@ -68,15 +68,11 @@ def test_every_process_counts(issuer: Issuer, read: Read) -> None:
     assert read("tokenissuer_logins_total", backend="htpasswd", outcome="accepted") == 12
     refused = read("tokenissuer_logins_total", backend="htpasswd", outcome="refused")
     throttled = read("tokenissuer_throttled_total", limit="account")
-    assert refused + throttled == 31
-    assert 10 <= refused <= 30
-    assert throttled >= 1
+    assert (refused, throttled) == (10, 1)
     asked = read("tokenissuer_backend_seconds_count", backend="htpasswd", question="authenticate")
-    remembered = read("tokenissuer_remembered_total", backend="htpasswd", answer="accepted")
-    assert asked + remembered == 12 + refused
-    assert remembered >= 9
-    assert read("tokenissuer_signing_seconds_count") == 13
-    assert read("tokenissuer_request_seconds_count", endpoint="token") == 13 + 12 + 31
+    remembered = read("tokenissuer_remembered_total", backend="htpasswd")
+    assert (asked, remembered) == (11, 11)
+    assert read("tokenissuer_request_seconds_count", endpoint="token") == 13 + 12 + 11
 
 
 def test_it_says_when_the_certificate_ends_and_what_is_up(issuer: Issuer, read: Read, host: Host, address: str) -> None:
@@ -109,7 +105,7 @@ def post(url: str, **form: str) -> tuple[int, dict[str, object]]:
 
 
 def test_refresh_tokens_and_reloads_are_counted(issuer: Issuer, read: Read, host: Host) -> None:
-    """A reload once, however many workers follow it."""
+    """Good ones and failed ones."""
     server = issuer.server
     assert server is not None
     password = issuer.passwords["alice"]
@@ -132,7 +128,7 @@ def test_refresh_tokens_and_reloads_are_counted(issuer: Issuer, read: Read, host
 
 
 def test_an_address_that_is_taken_is_refused_in_one_line(own_sites: Sites, host: Host) -> None:
-    """With the table to mend."""
+    """With the table to change."""
     issuer = own_sites.new_issuer("taken")
     issuer.config.write_text(f'{issuer.config.read_text()}\n[metrics]\nlisten = "127.0.0.1:{host.taken_port()}"\n')
     ran = host.run(*issuer.command())

@@ -14,6 +14,7 @@ import bcrypt
 import pytest
 
 from tests.support.gitlab import StubGitLab, answers, serving
+from tests.support.http import basic
 from tests.support.ldap import READER, FakeDirectory
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def test_nothing_secret_is_said_and_no_line_is_forged(
     (issuer.folder / "users.htpasswd").write_text(f"alice:{hashed}\n")
     (issuer.folder / "reader.txt").write_text("reader-secret")
     secret.values.append("reader-secret")
-    assert secret.found_in(json.dumps(basic("x", issuer.first_password)))
+    assert secret.found_in(basic("x", issuer.first_password))
     issuer.config.write_text(
         f"""{issuer.config.read_text()}
 [[backends]]
@@ -114,7 +115,7 @@ redis = "redis://:{secret("redis")}@127.0.0.1:9/0"
             return answer.status, f"{answer.getheaders()} {answer.read().decode()}"
 
     def login(name: str, password: str) -> tuple[int, str]:
-        return ask("GET", "/token?scope=repository:alice/x:pull", basic(name, password))
+        return ask("GET", "/token?scope=repository:alice/x:pull", {"Authorization": basic(name, password)})
 
     refused = []
     for fault in ("none", "ldap", "gitlab"):
@@ -173,8 +174,3 @@ def text_line(line: str) -> None:
     assert line[:2] == "20"
     assert line[10] == "T"
     assert not line.startswith("2026-01-01T00:00:00.000Z INFO forged")
-
-
-def basic(user: str, password: str) -> dict[str, str]:
-    """The Authorization header of a user."""
-    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 import socket
 import subprocess
 import sys
@@ -23,9 +22,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from webob import Request
 
+from tests.support.http import Answer, basic
+from tests.support.ldap_fixtures import new_backend, new_directory
 from tokenissuer.config import load_config
-from tokenissuer.signing.keys import KeyType, SigningKey, generate_private_key, private_pem, self_signed_certificate
+from tokenissuer.signing.keys import SigningKey, private_pem
 from tokenissuer.web.app import Application
+
+# Fixtures of the tests with a fake directory.
+__all__ = ["new_backend", "new_directory"]
 
 SERVICE = "registry.example"
 ISSUER = "test-issuer"
@@ -84,19 +88,13 @@ effect = "deny"
 """
 
 
-@dataclass(frozen=True)
-class Answer:
+class TokenAnswer(Answer):
     """What the application said."""
 
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
     def json(self) -> dict[str, Any]:
         """The body, which is always JSON."""
         assert self.headers["Content-Type"] == "application/json"
-        found = json.loads(self.body)
+        found = super().json()
         assert isinstance(found, dict)
         return found
 
@@ -104,7 +102,7 @@ class Answer:
     def claims(self) -> dict[str, Any]:
         """The token's claims, the token having been verified with the certificate in its header."""
         assert self.status == 200, self.body
-        token = self.json["token"]
+        token = self.json()["token"]
         header = jwt.get_unverified_header(token)
         leaf = x509.load_der_x509_certificate(base64.b64decode(header["x5c"][0], validate=True))
         claims: dict[str, Any] = jwt.decode(
@@ -126,17 +124,13 @@ class Answer:
         return found
 
 
-def basic(username: str, password: str) -> str:
-    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
-
-
 @dataclass(frozen=True)
 class Client:
     """Asks one application."""
 
     application: Application
 
-    def ask(self, path: str = "/token", method: str = "GET", body: bytes | None = None, **environ: Any) -> Answer:
+    def ask(self, path: str = "/token", method: str = "GET", body: bytes | None = None, **environ: Any) -> TokenAnswer:
         """Send a request; `environ` as WSGI names it."""
         request = Request.blank(path, environ={"REMOTE_ADDR": "192.0.2.1", **environ}, method=method)
         if body is not None:
@@ -144,30 +138,23 @@ class Client:
             request.environ.setdefault("CONTENT_LENGTH", str(len(body)))
             request.environ.setdefault("CONTENT_TYPE", "application/x-www-form-urlencoded")
         response = request.get_response(self.application)
-        return Answer(response.status_int, dict(response.headers), response.body)
+        return TokenAnswer(response.status_int, dict(response.headers), response.body)
 
-    def send(self, environ: Mapping[str, Any], path: str = "/token", method: str = "POST") -> Answer:
+    def send(self, environ: Mapping[str, Any], path: str = "/token", method: str = "POST") -> TokenAnswer:
         """Send a request whose body and everything else is in `environ`."""
         return self.ask(path, method, None, **environ)
 
-    def get(self, user: str | None = None, scope: str = "", **environ: Any) -> Answer:
+    def get(self, user: str | None = None, scope: str = "", **environ: Any) -> TokenAnswer:
         """Ask for a token by GET, logged in as one of the known accounts."""
         query = urlencode({"service": SERVICE, **({"scope": scope} if scope else {})})
         if user is not None:
             environ["HTTP_AUTHORIZATION"] = basic(user, PASSWORDS[user])
         return self.ask(f"/token?{query}", **environ)
 
-    def post(self, form: Mapping[str, Any] | bytes, path: str = "/token", **environ: Any) -> Answer:
+    def post(self, form: Mapping[str, Any] | bytes, path: str = "/token", **environ: Any) -> TokenAnswer:
         """Ask for a token by POST."""
         body = form if isinstance(form, bytes) else urlencode(form, doseq=True).encode()
         return self.ask(path, "POST", body, **environ)
-
-
-@pytest.fixture(scope="session")
-def key() -> SigningKey:
-    """A key pair as `init` makes it."""
-    private = generate_private_key(KeyType.EC)
-    return SigningKey(private, self_signed_certificate(private, ISSUER, time.time()))
 
 
 @pytest.fixture(scope="session")

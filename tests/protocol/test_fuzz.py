@@ -87,7 +87,7 @@ def sound(client: Client, environ: dict[str, Any]) -> None:
     answer = client.send({"PATH_INFO": "/token", **environ}, "/", environ.get("REQUEST_METHOD", "GET"))
     assert answer.status in (200, 400, 401, 403, 404, 405, 411, 413)
     assert answer.headers["Content-Type"] == "application/json"
-    assert set(answer.json) >= ({"token", "scope"} if answer.status == 200 else {"errors", "error"})
+    assert set(answer.json()) >= ({"token", "scope"} if answer.status == 200 else {"errors", "error"})
     if answer.status == 200 and answer.claims["sub"] == "":
         for resource, actions in answer.access.items():
             assert resource.startswith(("repository:public/", "repository:host:5000/public/"))

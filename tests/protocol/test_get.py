@@ -81,8 +81,8 @@ def test_wrong_credentials_are_never_anonymous(client: Client, header: str, scop
     answer = client.ask(f"/token?scope={scope}", HTTP_AUTHORIZATION=header)
     assert answer.status == 401
     assert answer.headers["WWW-Authenticate"] == 'Basic realm="test-issuer", charset="UTF-8"'
-    assert answer.json["errors"][0]["code"] == "UNAUTHORIZED"
-    assert "token" not in answer.json
+    assert answer.json()["errors"][0]["code"] == "UNAUTHORIZED"
+    assert "token" not in answer.json()
 
 
 def test_every_wrong_name_and_password_reads_the_same(client: Client) -> None:
@@ -170,7 +170,7 @@ def test_scopes_are_answered_with_what_is_held_of_them(
     answer = client.ask(f"/token?service=registry.example&{query}", HTTP_AUTHORIZATION=f"Basic {encoded('bob:pw')}")
     assert answer.access == expected
     said = [f"{resource}:{','.join(actions)}" for resource, actions in expected.items()]
-    assert answer.json["scope"] == " ".join(said)
+    assert answer.json()["scope"] == " ".join(said)
 
 
 @pytest.mark.parametrize(
@@ -234,14 +234,14 @@ def test_only_so_many_resources_are_granted(client: Client) -> None:
     asked = " ".join(f"repository:r{n}:pull" for n in range(1000))
     answer = client.get("admin", asked)
     assert list(answer.access) == [f"repository:r{n}" for n in range(40)]
-    assert len(answer.json["token"]) < 8000
+    assert len(answer.json()["token"]) < 8000
 
 
 def test_a_success_has_the_fields_every_client_reads(client: Client) -> None:
     """No null, whole numbers, a time with zone and milliseconds, and the token under both names."""
     before = time.time()
     answer = client.get("bob", "repository:team/app:pull")
-    body = answer.json
+    body = answer.json()
     assert answer.status == 200
     assert set(body) == {"token", "access_token", "token_type", "expires_in", "issued_at", "scope"}
     assert body["token"] == body["access_token"]
@@ -273,7 +273,7 @@ def test_the_claims_are_of_the_types_registries_need(client: Client) -> None:
 
 def test_the_header_is_the_one_form_every_registry_takes(client: Client, key: SigningKey) -> None:
     """The leaf in x5c, in the standard alphabet, and the thumbprint beside it."""
-    header = jwt.get_unverified_header(client.get("bob").json["token"])
+    header = jwt.get_unverified_header(client.get("bob").json()["token"])
     assert header == {"typ": "JWT", "alg": "ES256", **key.header(KeyForm.X5C)}
     assert header["kid"] == key.thumbprint
 
@@ -283,18 +283,18 @@ def test_a_service_may_have_the_key_named_otherwise(client_of: ClientOf, key: Si
     """A key id alone, for registries that are configured with `jwks` or know libtrust ids."""
     certificate = 'certificate = "auth.crt"\n'
     client = client_of(certificate, f'{certificate}key_forms = {{ "registry.example" = "{form}" }}\n')
-    header = jwt.get_unverified_header(client.get("bob").json["token"])
+    header = jwt.get_unverified_header(client.get("bob").json()["token"])
     assert header == {"typ": "JWT", "alg": "ES256", **key.header(KeyForm(form))}
 
 
 def test_a_token_is_verified_with_the_published_key_set(client: Client) -> None:
-    """What `jwks.json` says is enough for a verifier."""
-    answer = client.ask("/.well-known/jwks.json")
-    keys = jwt.PyJWKSet.from_dict(answer.json)
-    token = client.get("bob").json["token"]
+    """What `jwks.json()` says is enough for a verifier."""
+    answer = client.ask("/.well-known/jwks.json()")
+    keys = jwt.PyJWKSet.from_dict(answer.json())
+    token = client.get("bob").json()["token"]
     key = keys[jwt.get_unverified_header(token)["kid"]]
     assert jwt.decode(token, key, algorithms=["ES256"], audience="registry.example")["sub"] == "bob"
-    assert not {"d", "p", "q"} & set(answer.json["keys"][0])
+    assert not {"d", "p", "q"} & set(answer.json()["keys"][0])
 
 
 def test_no_two_tokens_have_one_id(client: Client) -> None:
@@ -305,7 +305,7 @@ def test_no_two_tokens_have_one_id(client: Client) -> None:
 def test_anonymous_without_scope_gets_an_empty_token(client: Client) -> None:
     """Login checks without credentials must work."""
     answer = client.ask("/token?service=registry.example")
-    assert (answer.claims["sub"], answer.claims["access"], answer.json["scope"]) == ("", [], "")
+    assert (answer.claims["sub"], answer.claims["access"], answer.json()["scope"]) == ("", [], "")
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ def test_anonymous_without_any_grant_is_denied(client: Client, scope: str) -> No
     """`docker push` without login says `denied: access forbidden`."""
     answer = client.ask(f"/token?service=registry.example&scope={quote(scope)}")
     assert answer.status == 403
-    assert answer.json == {
+    assert answer.json() == {
         "errors": [{"code": "DENIED", "message": "access forbidden"}],
         "error": "access_denied",
         "error_description": "access forbidden",
@@ -340,7 +340,7 @@ def test_anonymous_with_a_part_granted_gets_that_part(client: Client) -> None:
 def test_authenticated_without_any_grant_gets_an_empty_token(client: Client) -> None:
     """The specification says so; the registry then says what is missing."""
     answer = client.get("alice", "repository:team/app:pull")
-    assert (answer.status, answer.claims["access"], answer.json["scope"]) == (200, [], "")
+    assert (answer.status, answer.claims["access"], answer.json()["scope"]) == (200, [], "")
 
 
 @pytest.mark.parametrize(
@@ -371,7 +371,7 @@ def test_an_unknown_service_is_told_which_ones_are_served(client: Client, asked:
     """Even when the unknown one is long."""
     answer = client.ask(f"/token?service={quote(asked)}")
     assert answer.status == 400
-    assert "registry.example" in answer.json["errors"][0]["message"]
+    assert "registry.example" in answer.json()["errors"][0]["message"]
 
 
 def test_with_several_services_a_request_must_name_one(client_of: ClientOf) -> None:
@@ -379,8 +379,8 @@ def test_with_several_services_a_request_must_name_one(client_of: ClientOf) -> N
     client = client_of('services = ["registry.example"]', 'services = ["registry.example", "second"]')
     answer = client.ask("/token")
     assert answer.status == 400
-    assert "registry.example, second" in answer.json["error_description"]
-    token = client.ask("/token?service=second").json["token"]
+    assert "registry.example, second" in answer.json()["error_description"]
+    token = client.ask("/token?service=second").json()["token"]
     assert jwt.decode(token, options={"verify_signature": False})["aud"] == "second"
 
 

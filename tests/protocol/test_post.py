@@ -36,7 +36,7 @@ def test_a_form_with_a_good_password_is_answered(client: Client, scope: dict[str
     answer = client.post({**BOB, **scope, "client_id": "containerd-client"})
     assert answer.claims["sub"] == "bob"
     assert answer.access == TEAM
-    assert answer.json["scope"] == "repository:team/app:pull,push"
+    assert answer.json()["scope"] == "repository:team/app:pull,push"
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_form_is_read_whatever_stands_behind_its_type(client: Client, content_
 def test_another_type_of_body_is_refused(client: Client, content_type: str) -> None:
     """No client sends one, and half understood it would be an anonymous request."""
     answer = client.post(b'{"grant_type": "password", "username": "bob", "password": "pw"}', CONTENT_TYPE=content_type)
-    assert (answer.status, answer.json["error"]) == (400, "invalid_request")
+    assert (answer.status, answer.json()["error"]) == (400, "invalid_request")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_form_that_logs_nobody_in_is_an_error(
 ) -> None:
     """Never an anonymous token: the client would take it and never try its password by GET."""
     answer = client.post({**form, "scope": scope})
-    assert (answer.status, answer.json["error"]) == (status, error)
+    assert (answer.status, answer.json()["error"]) == (status, error)
     assert ("WWW-Authenticate" in answer.headers) == (status == 401)
 
 

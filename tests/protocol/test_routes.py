@@ -25,7 +25,7 @@ from tokenissuer.signing.keys import SigningKey
 from tokenissuer.web.app import Application
 
 if TYPE_CHECKING:
-    from tests.protocol.conftest import Answer, Client
+    from tests.protocol.conftest import Client, TokenAnswer
 
 TOKEN_PATHS = ("/token", "/jwt/auth", "/auth", "/auth/token")
 PUBLIC = "scope=repository:public/app:pull"
@@ -33,13 +33,13 @@ BOB = "Basic Ym9iOnB3"
 FORM = b"grant_type=password&username=bob&password=pw"
 
 
-def plain(answer: Answer) -> None:
+def plain(answer: TokenAnswer) -> None:
     """What holds for every answer."""
     assert answer.headers["Cache-Control"] == "no-store"
     assert not {"Set-Cookie", "Location"} & set(answer.headers)
     assert not 300 <= answer.status < 400
     if answer.status != 200:
-        body = answer.json
+        body = answer.json()
         (error,) = body["errors"]
         assert set(body) == {"errors", "error", "error_description"}
         assert set(error) == {"code", "message"}
@@ -83,7 +83,7 @@ def test_the_path_may_be_split_by_the_server(client: Client, script_name: str, p
         "/token/x",
         "/../token",
         "/v2/",
-        "/jwks.json",
+        "/jwks.json()",
         "/\xff",
         "/%00",
     ],
@@ -95,7 +95,7 @@ def test_everything_else_is_a_json_404(client: Client, path: str, method: str) -
     assert answer.status == 404
     if method != "HEAD":
         plain(answer)
-        assert answer.json["error"] == "not_found"
+        assert answer.json()["error"] == "not_found"
 
 
 @pytest.mark.parametrize("method", ["HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "get", "BREW"])
@@ -108,7 +108,7 @@ def test_other_methods_are_405(client: Client, path: str, method: str) -> None:
         plain(answer)
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/.well-known/jwks.json"])
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/.well-known/jwks.json()"])
 @pytest.mark.parametrize(("method", "status"), [("GET", 200), ("HEAD", 200), ("POST", 405), ("DELETE", 405)])
 def test_the_public_pages_are_only_read(client: Client, path: str, method: str, status: int) -> None:
     """Nothing there changes anything."""
@@ -123,14 +123,14 @@ def test_the_public_pages_are_only_read(client: Client, path: str, method: str, 
 
 def test_healthz_says_up(client: Client) -> None:
     """One word for a probe."""
-    assert client.ask("/healthz").json == {"status": "up"}
+    assert client.ask("/healthz").json() == {"status": "up"}
 
 
 def test_readyz_tells_strangers_only_whether_it_is_ready(
     client: Client, client_with: Callable[..., Client], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Which source is down, and why, is in the log alone."""
-    assert client.ask("/readyz").json == {"status": "ready"}
+    assert client.ask("/readyz").json() == {"status": "ready"}
     down = Stranger()
     down.check = lambda: (_ for _ in ()).throw(BackendUnavailable("ldap is down"))  # type: ignore[method-assign]
     caplog.set_level(logging.INFO)
@@ -155,7 +155,7 @@ def test_readyz_tells_strangers_only_whether_it_is_ready(
         pytest.param(lambda c: c.ask("/token?" + PUBLIC), 200, id="200"),
     ],
 )
-def test_every_answer_is_written_alike(client: Client, ask: Callable[[Client], Answer], status: int) -> None:
+def test_every_answer_is_written_alike(client: Client, ask: Callable[[Client], TokenAnswer], status: int) -> None:
     """One body for Docker and OAuth, in characters both allow, kept by nobody."""
     answer = ask(client)
     assert answer.status == status
@@ -214,7 +214,7 @@ def client_with(client: Client, key: SigningKey) -> Callable[..., Client]:
     return made
 
 
-ASKS: dict[str, Callable[[Client], Answer]] = {
+ASKS: dict[str, Callable[[Client], TokenAnswer]] = {
     "get": lambda c: c.ask(f"/token?{PUBLIC}", HTTP_AUTHORIZATION=BOB),
     "post": lambda c: c.post(FORM, path=f"/token?{PUBLIC}"),
 }
@@ -222,13 +222,13 @@ ASKS: dict[str, Callable[[Client], Answer]] = {
 
 @pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS)
 def test_an_outage_is_503_and_no_later_backend_is_asked(
-    client_with: Callable[..., Client], ask: Callable[[Client], Answer]
+    client_with: Callable[..., Client], ask: Callable[[Client], TokenAnswer]
 ) -> None:
     """Never "wrong password", never anonymous, never a weaker backend."""
     weaker = Stranger()
     answer = ask(client_with(Stranger(error=BackendUnavailable("ldap is down", retry_after=7)), weaker))
     assert (answer.status, answer.headers["Retry-After"], weaker.asked) == (503, "7", 0)
-    assert answer.json["errors"][0]["code"] == "UNAVAILABLE"
+    assert answer.json()["errors"][0]["code"] == "UNAVAILABLE"
     assert b"ldap" not in answer.body
     plain(answer)
 
@@ -240,7 +240,7 @@ def test_an_outage_is_503_and_no_later_backend_is_asked(
 )
 @pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS)
 def test_the_first_backend_that_knows_the_name_decides(
-    client_with: Callable[..., Client], ask: Callable[[Client], Answer], first: Exception, status: int, asked: int
+    client_with: Callable[..., Client], ask: Callable[[Client], TokenAnswer], first: Exception, status: int, asked: int
 ) -> None:
     """Only an unknown name goes on to the next."""
     second = Stranger()
@@ -270,7 +270,7 @@ def test_a_defect_is_500_without_detail(
     client = client_with(Stranger(error=error("planted: pw-1234"), granting=granting))
     answer = client.ask("/token?scope=repository:x:pull", HTTP_AUTHORIZATION=BOB)
     assert answer.status == 500
-    assert answer.json["error_description"] == "the token server failed; its log says why"
+    assert answer.json()["error_description"] == "the token server failed; its log says why"
     plain(answer)
     assert error.__name__ in caplog.text
     assert Path(__file__).name in caplog.text

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 
 import pytest
 
 import tokenissuer.monitoring.health
+from tests.support.machine import wait_until
 from tokenissuer.errors import BackendUnavailable
 from tokenissuer.monitoring.health import Health
 
@@ -33,14 +33,6 @@ class Part:
 def part() -> Part:
     """One that is up."""
     return Part()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for another thread."""
-    end = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_each_part_is_told_apart(part: Part) -> None:
@@ -94,7 +86,7 @@ def test_during_a_probe_the_last_result_counts(part: Part, monkeypatch: pytest.M
     health.prove()
     health.prove()
     assert time.monotonic() - started < 0.5
-    until(lambda: part.asked == 2)
+    assert wait_until(lambda: part.asked == 2)
     monkeypatch.setattr(tokenissuer.monitoring.health, "MAX_AGE", 0.0)
     monkeypatch.setattr(tokenissuer.monitoring.health, "WAIT", 0.05)
     assert health.troubles() == {"a": "no answer yet"}
@@ -107,10 +99,10 @@ def test_a_recovery_is_seen(part: Part, monkeypatch: pytest.MonkeyPatch, caplog:
     monkeypatch.setattr(tokenissuer.monitoring.health, "PROBE_INTERVAL", 0.0)
     part.error = BackendUnavailable("gone")
     health = Health({"backend a": part.check})
-    until(lambda: health.troubles() == {"backend a": "gone"} and part.asked > 3)
+    assert wait_until(lambda: health.troubles() == {"backend a": "gone"} and part.asked > 3)
     part.error = None
-    until(lambda: health.troubles() == {"backend a": ""})
-    until(lambda: len(caplog.records) == 2)
+    assert wait_until(lambda: health.troubles() == {"backend a": ""})
+    assert wait_until(lambda: len(caplog.records) == 2)
     assert [record.__dict__["security"] for record in caplog.records] == ["outage", "outage_over"]
 
 

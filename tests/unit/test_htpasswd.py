@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -104,38 +102,6 @@ def test_hashes_published_elsewhere_are_understood(file: Path, hash_: str, passw
     for wrong in (password + "x", password[:-1], password.swapcase()):
         with pytest.raises(InvalidCredentials):
             backend.authenticate("alice", wrong)
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        pytest.param(["-5"], id="sha256"),
-        pytest.param(["-6"], id="sha512"),
-        pytest.param(["-apr1"], id="apr1"),
-        pytest.param(["-6", "-salt", "rounds=1234$ab"], id="sha512-rounds"),
-        pytest.param(["-5", "-salt", "rounds=1000$" + "x" * 16], id="sha256-rounds"),
-        pytest.param(["-6", "-salt", "a"], id="short-salt"),
-        pytest.param(["-apr1", "-salt", "ab"], id="short-apr1-salt"),
-    ],
-)
-@pytest.mark.parametrize("password", ["plain", SPACED, "x" * 150], ids=["plain", "utf-8", "long"])
-def test_hashes_of_openssl_are_understood(
-    file: Path, openssl: Callable[..., str], arguments: list[str], password: str
-) -> None:
-    """`openssl passwd` is what people have at hand."""
-    file.write_text(f"alice:{openssl('passwd', *arguments, '-stdin', stdin=password + chr(10))}")
-    assert opened(file).authenticate("alice", password).name == "alice"
-
-
-@pytest.mark.parametrize("flag", ["-B", "-m", "-s", "-2", "-5"])
-def test_lines_of_apaches_htpasswd_are_understood(file: Path, flag: str) -> None:
-    """Debian's apache2-utils has the program."""
-    program = shutil.which("htpasswd")
-    if program is None:
-        pytest.skip("no htpasswd program")
-    more = ["-C", "4"] if flag == "-B" else []
-    subprocess.run([program, "-i", flag, *more, str(file), "bob"], input=SPACED.encode(), check=True, timeout=30)
-    assert opened(file).authenticate("bob", SPACED).name == "bob"
 
 
 @pytest.mark.parametrize("kind", ["2a", "2b", "2y"])

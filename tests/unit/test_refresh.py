@@ -6,11 +6,8 @@ import contextlib
 import dataclasses
 import logging
 import re
-import signal
 import sqlite3
 import stat
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -445,36 +442,6 @@ while True:
     tokens.revoke(gone)
     print("gone", gone, flush=True)
 """
-
-
-def test_kill_9_loses_nothing_that_was_acknowledged(path: Path, tmp_path: Path) -> None:
-    """Every token that was handed out still works, and no revoked one does, however often writers die."""
-    said: list[list[str]] = []
-    for turn in range(6):
-        files = [tmp_path / f"said{turn}-{number}" for number in range(2)]
-        writers = []
-        for file in files:
-            with file.open("wb") as output:
-                writers.append(subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=output))
-        deadline = time.monotonic() + 30
-        while any(file.read_bytes().count(b"\n") < 8 + turn for file in files):
-            assert time.monotonic() < deadline, [writer.poll() for writer in writers]
-            time.sleep(0.01)
-        for writer in writers:
-            writer.send_signal(signal.SIGKILL)
-            writer.wait()
-        for file in files:
-            said += [line.split() for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    store, directory = SqliteStore(SqliteOptions(path)), Directory(Person())
-    tokens, chain = RefreshTokens(store, RefreshOptions(10**6, 10**6)), Chain([CachedBackend("people", directory)])
-    assert len(said) >= 6 * 2 * 8
-    for word, token in said:
-        if word == "kept":
-            assert tokens.redeem(token, chain, CLIENT).account.name == "alice"
-        else:
-            with pytest.raises(LoginEnded):
-                tokens.redeem(token, chain, CLIENT)
-    store.close()
 
 
 def test_a_store_that_is_locked_is_an_outage(world: World, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

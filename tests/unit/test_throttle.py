@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from limits.storage import MemoryStorage
 
-from tests.support.gitlab import asking, serving
 from tokenissuer.accounts.throttle import Throttle, ThrottleOptions, _open_redis
 from tokenissuer.config import load_config
 from tokenissuer.errors import BackendUnavailable, ConfigurationError, InvalidCredentials, TooManyAttempts
@@ -369,24 +368,3 @@ def test_it_is_on_by_default_and_off_by_two_zeros(set_up: Path) -> None:
     assert config._throttle(key) is not None
     assert replace(config, throttle=ThrottleOptions(account=0, address=0))._throttle(key) is None
     assert "Secret(***)" in repr(ThrottleOptions(redis=Secret("redis://:planted@127.0.0.1")))
-
-
-@pytest.mark.parametrize(
-    ("name", "password", "guessable"),
-    [
-        ("gitlab-ci-token", "glcbt-64_" + "x" * 20, False),
-        ("gitlab-ci-token", "x" * 20, False),
-        ("alice", "glpat-" + "x" * 20, False),
-        ("alice", "glpat-short", True),
-        ("gitlab-ci-token", "short", True),
-        ("alice", "a-long-password-that-is-remembered", True),
-        ("alice", "glorious.password." + "x" * 20, True),
-        ("alice", "Glpat-" + "x" * 20, True),
-    ],
-)
-def test_gitlab_knows_its_tokens(name: str, password: str, guessable: bool) -> None:
-    """By their prefixes, and those of jobs by the name, which older versions gave no prefix."""
-    with serving() as gitlab, asking(gitlab) as backend:
-        with pytest.raises(InvalidCredentials) as caught:
-            backend.authenticate(name, password)
-        assert caught.value.is_guess is guessable

@@ -27,8 +27,8 @@ T = TypeVar("T")
 MAX_SECONDS: Final = 60
 #: Answers of each kind kept in memory; the oldest is dropped first.
 MAX_ANSWERS: Final = 10_000
-#: Seconds that a request waits for a free place, or for the answer to an identical request. Docker waits 15 for all.
-WAIT: Final = 5.0
+#: Seconds that a request waits for a free place, or for the answer to an identical request: it holds a thread.
+WAIT: Final = 1.0
 #: Seconds after which a call that fails has kept a thread from others.
 SLOW: Final = 1.0
 

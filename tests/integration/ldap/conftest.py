@@ -6,7 +6,6 @@ import contextlib
 import datetime
 import ipaddress
 import os
-import random
 import shutil
 import signal
 import socket
@@ -23,6 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from tests.support.machine import free_port
 from tokenissuer.options import Secret
 from tokenissuer_backends.ldap import LdapBackend
 from tokenissuer_backends.ldap.options import GroupOptions, LdapOptions, UserOptions
@@ -181,17 +181,6 @@ def slapd_program(name: str) -> str:
     if found is None:
         pytest.skip(f"no {name} program: install Debian's slapd and ldap-utils")
     return found
-
-
-def free_port() -> int:
-    """A port nobody listens on, below the range the kernel takes for outgoing connections."""
-    while True:
-        port = random.randrange(20000, 32000)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                return port
 
 
 class Certificates:

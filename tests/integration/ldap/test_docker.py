@@ -22,7 +22,7 @@ pytestmark = pytest.mark.integration
 CONF = Path(__file__).parents[3] / "conf"
 
 ACCESS = """
-[memory]
+[cache]
 success = 5
 failure = 5
 
@@ -108,7 +108,7 @@ def test_wrong_passwords_are_refused_and_cost_one_bind(
     client.login(ldap_site.registry, "victim", "pw-victim").succeeded()
 
 
-def test_who_leaves_a_group_loses_its_rights_when_memory_and_token_end(
+def test_who_leaves_a_group_loses_its_rights_when_cache_and_token_end(
     ldap_site: Site, directory: Slapd, issuer: Issuer
 ) -> None:
     """Here the memory is five seconds; tokens given before live on until they end."""
@@ -195,7 +195,7 @@ def test_check_shows_servers_and_an_account_without_a_password(issuer: Issuer, d
     shown = tokenissuer("check", "--config", str(issuer.config), "--account", "Alice").failed()
     assert re.search(r"ldaps://127\.0\.0\.1:1: connect: cannot connect: Connection refused \([0-9.]+ ms\)", shown)
     for wanted in (
-        f"{directory.tls}: connect: TLSv1.3, the certificate is trusted and this host's",
+        f"{directory.tls}: connect: TLSv1.3, certificate and host name are verified",
         f"{directory.tls}: log in: cn=reader,ou=services,dc=example,dc=test",
         f"{directory.tls}: see the base ou=people,dc=example,dc=test: it is there",
         "find the entry: uid=alice,ou=people,dc=example,dc=test",

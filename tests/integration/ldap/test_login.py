@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tokenissuer.accounts.backend import Backend
+from tokenissuer.diagnosis import Severity
 from tokenissuer.errors import BackendUnavailable, InvalidCredentials, UnknownAccount
 from tokenissuer.options import Secret
 from tokenissuer.testing import BackendContract
@@ -380,22 +381,22 @@ def test_a_wrong_password_of_the_account_that_searches_is_an_outage_and_tried_on
 
 
 def test_every_step_of_finding_an_account_is_shown(slapd: Slapd, new_backend: NewBackend) -> None:
-    """`probe` and `trace` need no password of anybody's."""
+    """No password is needed."""
     backend = new_backend(slapd.tls, f"ldaps://127.0.0.1:{slapd.port}")
-    good = [step for step in backend.probe() if not step.trouble]
-    assert [step.subject for step in good] == [slapd.tls] * 4
+    good = [finding for finding in backend.diagnose() if finding.severity is Severity.INFO]
+    assert [finding.subject for finding in good] == [slapd.tls] * 4
     assert "TLSv1.3" in good[0].fact
-    assert good[3].fact == "entries show it"
-    (bad,) = (step for step in backend.probe() if step.trouble)
+    assert good[3].fact.endswith("entries show it")
+    (bad,) = (finding for finding in backend.diagnose() if finding.severity is Severity.ERROR)
     assert bad.subject == f"ldaps://127.0.0.1:{slapd.port}"
-    steps = [*backend.trace("ALICE")]
-    assert not [step for step in steps if step.trouble]
-    text = " ".join(step.fact for step in steps)
+    findings = [*backend.diagnose(account="ALICE")]
+    assert {finding.severity for finding in findings} == {Severity.INFO}
+    text = " ".join(finding.fact for finding in findings)
     for wanted in (f"uid=alice,{PEOPLE}", "alice (from 'uid')", "developers", "pwdChangedTime="):
         assert wanted in text
     for name, trouble in (("unknown", "no such account"), ("locked", "is locked"), ("dup", "several entries")):
-        (failed,) = (step for step in backend.trace(name) if step.trouble)
-        assert trouble in failed.trouble
+        (failed,) = (found for found in backend.diagnose(account=name) if found.severity is Severity.ERROR)
+        assert trouble in failed.fact
     backend.check()
 
 

@@ -137,7 +137,7 @@ def test_a_stale_password_costs_the_directory_one_bind_and_locks_nobody(
 ) -> None:
     """Forty at once and a hundred more: one failure is counted where five would lock the account."""
     slapd = new_slapd()
-    chain = Chain([CachedBackend("ldap", CachedBackend(new_backend(slapd.plain), 60, 60, 6))])
+    chain = Chain([CachedBackend("ldap", new_backend(slapd.plain), places=6)])
 
     def log_in() -> None:
         for _ in range(3):
@@ -160,7 +160,7 @@ def test_a_stale_password_costs_the_directory_one_bind_and_locks_nobody(
 def test_grace_logins_are_not_used_up_by_one_push(new_slapd: NewSlapd, new_backend: NewBackend) -> None:
     """The refusal is remembered, so that a person can still change the password with what is left."""
     slapd = new_slapd()
-    chain = Chain([CachedBackend("ldap", CachedBackend(new_backend(slapd.plain), 60, 60, 6))])
+    chain = Chain([CachedBackend("ldap", new_backend(slapd.plain), places=6)])
     for _ in range(20):
         with pytest.raises(InvalidCredentials, match="1 grace logins left"):
             chain.authenticate("grace", "pw-grace")
@@ -171,7 +171,7 @@ def test_while_the_directory_hangs_remembered_logins_are_served_at_once(
 ) -> None:
     """And those it must be asked about are an outage, never a refusal."""
     slapd = new_slapd()
-    memory = CachedBackend(new_backend(slapd.tls), 60, 60, 2)
+    memory = CachedBackend("ldap", new_backend(slapd.tls), places=2)
     memory.authenticate("alice", "pw-alice")
     with slapd.hanging():
         threads = [

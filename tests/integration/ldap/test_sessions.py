@@ -13,7 +13,7 @@ from tokenissuer.accounts.cache import CachedBackend
 from tokenissuer.accounts.chain import Chain, Login
 from tokenissuer.errors import BackendUnavailable, InvalidCredentials, LoginEnded
 from tokenissuer.sessions.sqlite import SqliteOptions, SqliteStore
-from tokenissuer.sessions.tokens import Client, RefreshTokens
+from tokenissuer.sessions.tokens import Client, RefreshOptions, RefreshTokens
 from tokenissuer_backends.ldap import LdapBackend
 
 pytestmark = pytest.mark.integration
@@ -25,7 +25,7 @@ CLIENT = Client("registry", "docker", "Docker-Client/28", "192.0.2.1")
 def tokens(tmp_path: Path) -> Iterator[RefreshTokens]:
     """Refresh tokens, and a store for them."""
     store = SqliteStore(SqliteOptions(tmp_path / "refresh.sqlite3"))
-    yield RefreshTokens(store, idle=10**6, age=10**6)
+    yield RefreshTokens(store, RefreshOptions(10**6, 10**6))
     store.close()
 
 
@@ -46,11 +46,11 @@ def test_a_login_ends_with_its_entry_and_survives_outages_and_guessing(
     kept = {}
     for user in ("bob", "carol", "dave", "erin", "victim"):
         # Only since the directory keeps the time of a change can it be seen.
-        assert not tokens.offers(Login(source.backend.authenticate(user, f"pw-{user}"), source), "", CLIENT)
+        assert not tokens.issue(Login(source.backend.authenticate(user, f"pw-{user}"), source), "", CLIENT)
         change(user, f"changetype: modify\nreplace: userPassword\nuserPassword: new-{user}")
         login = Login(source.backend.authenticate(user, f"new-{user}"), source)
-        assert tokens.offers(login, "", CLIENT)
         kept[user] = tokens.issue(login, "", CLIENT)
+        assert kept[user]
     with slapd.gone():
         for user in kept:
             with pytest.raises(BackendUnavailable):

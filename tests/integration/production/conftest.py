@@ -33,6 +33,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.support.http import Answer, basic
+
 if TYPE_CHECKING:
     from tests.integration.conftest import Client, Host, Image, Issuer, Server, Site, Sites
 
@@ -173,19 +175,6 @@ def make_authority(folder: Path) -> Authority:
     return authority
 
 
-@dataclass(frozen=True)
-class Answer:
-    """An HTTP answer, read to its end."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    def json(self) -> Any:
-        """The body as JSON."""
-        return json.loads(self.body)
-
-
 @dataclass
 class Front:
     """What clients talk to: one address, behind which are issuer and registry."""
@@ -241,7 +230,7 @@ class Front:
         sent = dict(headers or {})
         if user:
             secret = self.issuer.passwords[user] if password is None else password
-            sent["Authorization"] = "Basic " + base64.b64encode(f"{user}:{secret}".encode()).decode()
+            sent["Authorization"] = basic(user, secret)
         return self.request("GET", f"{self.path}?{query}", sent, source=source)
 
     def post(self, scope: str, user: str, *, chunked: bool, password: str | None = None) -> Answer:
@@ -458,17 +447,43 @@ class Production:
 
     def gunicorn(self, issuer: Issuer, *options: str) -> Front:
         """The WSGI object under gunicorn."""
-        command = Path(sysconfig.get_path("scripts")) / "gunicorn"
-        if not command.exists():
-            pytest.skip("no gunicorn: pip install gunicorn")
+        return self.wsgi(issuer, self.gunicorn_command(*options))
+
+    def gunicorn_command(self, *options: str) -> tuple[str, ...]:
+        """How gunicorn is started; the address follows."""
+        return (self._installed("gunicorn"), *options, "tokenissuer.wsgi:application", "--bind")
+
+    def granian_command(self) -> tuple[str, ...]:
+        """How granian is started; the address follows."""
+        options = ("--interface", "wsgi", "--workers", "2", "--host", "127.0.0.1")
+        return (self._installed("granian"), *options, "tokenissuer.wsgi:application", "--port")
+
+    def uwsgi_command(self) -> tuple[str, ...]:
+        """How uWSGI is started, with the packages of this environment; the address follows."""
+        program = self.host.program("uwsgi", "install Debian's uwsgi-core and uwsgi-plugin-python3")
+        options = ("--plugins", "python3", "--master", "--processes", "2", "--enable-threads")
+        if sys.version_info[:2] != (3, 11):
+            pytest.skip("Debian's uWSGI runs Python 3.11, which cannot use this environment's packages")
+        return (
+            *(program, *options, "--need-app", "--pythonpath", sysconfig.get_path("purelib")),
+            *("--die-on-term", "--module", "tokenissuer.wsgi:application", "--http-socket"),
+        )
+
+    def wsgi(self, issuer: Issuer, command: tuple[str, ...]) -> Front:
+        """The WSGI object under any server whose command ends with the option for its address."""
         front = Front(issuer, self.host.free_port(), "/token")
+        address = str(front.port) if command[-1] == "--port" else front.address
         front.server = self.host.start(
-            "gunicorn",
-            *(str(command), "--bind", front.address, *options, "tokenissuer.wsgi:application"),
-            env={"TOKENISSUER_CONFIG": str(issuer.config)},
+            Path(command[0]).name, *command, address, env={"TOKENISSUER_CONFIG": str(issuer.config)}
         )
         front.server.wait_for(lambda: answered(front))
         return front
+
+    def _installed(self, name: str) -> str:
+        command = Path(sysconfig.get_path("scripts")) / name
+        if not command.exists():
+            pytest.skip(f"no {name}: pip install {name}")
+        return str(command)
 
     def open_folder(self) -> Path:
         """A folder that another user may look into: Apache's processes are not root."""

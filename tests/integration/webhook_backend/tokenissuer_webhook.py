@@ -1,6 +1,6 @@
-"""A backend in a package of its own: it asks a web service of yours who somebody is.
+"""A backend in its own package: it asks a web service of yours who somebody is.
 
-The service is sent `{"username": …, "password": …}`. It answers 200 with `{"name": …, "groups": […]}`, 401 for a wrong
+The service receives `{"username": …, "password": …}`. It answers 200 with `{"name": …, "groups": […]}`, 401 for a wrong
 password, 404 for a name it does not know. Everything else counts as an outage.
 """
 
@@ -9,9 +9,15 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 
-from tokenissuer.accounts.backend import Account, Backend
-from tokenissuer.errors import BackendUnavailable, ConfigurationError, InvalidCredentials, UnknownAccount
-from tokenissuer.options import option
+from tokenissuer import (
+    Account,
+    Backend,
+    BackendUnavailable,
+    ConfigurationError,
+    InvalidCredentials,
+    UnknownAccount,
+    option,
+)
 
 
 @dataclass(frozen=True, slots=True)

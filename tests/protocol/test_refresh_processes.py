@@ -1,0 +1,119 @@
+"""Refresh tokens and processes that are killed."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tokenissuer.accounts.backend import Account, Backend
+from tokenissuer.accounts.cache import CachedBackend
+from tokenissuer.accounts.chain import Chain
+from tokenissuer.errors import BackendUnavailable, InvalidCredentials, LoginEnded
+from tokenissuer.sessions.sqlite import SqliteOptions, SqliteStore
+from tokenissuer.sessions.tokens import Client, RefreshOptions, RefreshTokens
+
+CLIENT = Client("registry", "docker", "Docker-Client/28 (linux)", "192.0.2.1")
+
+
+ALICE = Account("alice", frozenset({"developers"}), password_version="first")
+
+
+@dataclass
+class Person:
+    """What the source knows of alice at the moment."""
+
+    account: Account | None = ALICE
+    down: bool = False
+
+
+class Directory(Backend):
+    """A backend whose one account changes as the test wants."""
+
+    def __init__(self, options: Person) -> None:
+        self.person = options
+        self.asked: list[str] = []
+
+    def authenticate(self, username: str, password: str) -> Account:
+        """Accept any password."""
+        return self.lookup(username, password)
+
+    def lookup(self, name: str, password: str) -> Account:
+        """Say what is known now."""
+        self.asked.append(password)
+        if self.person.down:
+            raise BackendUnavailable("down")
+        if self.person.account is None:
+            raise InvalidCredentials(reason="the account is gone")
+        return self.person.account
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """The store's file."""
+    return tmp_path / "refresh.sqlite3"
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from tokenissuer.accounts.backend import Account, Backend
+from tokenissuer.accounts.chain import Login
+from tokenissuer.accounts.cache import CachedBackend
+from tokenissuer.sessions.tokens import TOUCH_INTERVAL, Client, RefreshOptions, RefreshTokens
+from tokenissuer.sessions.sqlite import SqliteOptions, SqliteStore
+
+
+class Known(Backend):
+    def authenticate(self, username, password):
+        raise AssertionError
+
+    def lookup(self, name, password):
+        return Account(name, password_version="first")
+
+
+tokens = RefreshTokens(SqliteStore(SqliteOptions(Path(sys.argv[1]))), RefreshOptions(10**6, 10**6))
+login = Login(Account("alice", password_version="first"), CachedBackend("people", Known(None)))
+client = Client("registry", "docker", "", "")
+while True:
+    kept = tokens.issue(login, "keep", client)
+    print("kept", kept, flush=True)
+    gone = tokens.issue(login, "keep", client)
+    tokens.revoke(gone)
+    print("gone", gone, flush=True)
+"""
+
+
+def test_kill_9_loses_nothing_that_was_acknowledged(path: Path, tmp_path: Path) -> None:
+    """Every token that was handed out still works, and no revoked one does, however often writers die."""
+    said: list[list[str]] = []
+    for turn in range(6):
+        files = [tmp_path / f"said{turn}-{number}" for number in range(2)]
+        writers = []
+        for file in files:
+            with file.open("wb") as output:
+                writers.append(subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=output))
+        deadline = time.monotonic() + 30
+        while any(file.read_bytes().count(b"\n") < 8 + turn for file in files):
+            assert time.monotonic() < deadline, [writer.poll() for writer in writers]
+            time.sleep(0.01)
+        for writer in writers:
+            writer.send_signal(signal.SIGKILL)
+            writer.wait()
+        for file in files:
+            said += [line.split() for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    store, directory = SqliteStore(SqliteOptions(path)), Directory(Person())
+    tokens, chain = RefreshTokens(store, RefreshOptions(10**6, 10**6)), Chain([CachedBackend("people", directory)])
+    assert len(said) >= 6 * 2 * 8
+    for word, token in said:
+        if word == "kept":
+            assert tokens.redeem(token, chain, CLIENT).account.name == "alice"
+        else:
+            with pytest.raises(LoginEnded):
+                tokens.redeem(token, chain, CLIENT)
+    store.close()
