@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import select
+import signal
 import subprocess
 import sys
 import time
@@ -104,10 +106,14 @@ def test_passwd_asks_at_a_terminal(set_up: Path, answers: list[bytes], code: int
     """Without showing what is typed, and without a traceback however it ends."""
     child, terminal = pty.fork()
     if child == 0:
+        # Programs in the background of a script start with SIGINT ignored.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.execv(PROGRAM[0], [*PROGRAM, "passwd", "alice", "--config", str(set_up / "tokenissuer.toml")])
     seen = b""
     prompts = 0
     while True:
+        if not select.select([terminal], [], [], 20)[0]:
+            os.kill(child, signal.SIGKILL)
         try:
             piece = os.read(terminal, 1000)
         except OSError:

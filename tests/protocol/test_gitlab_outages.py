@@ -245,7 +245,9 @@ def test_every_way_of_saying_when_to_come_back_is_understood(
     assert low <= outage.value.retry_after <= high
 
 
-@pytest.mark.parametrize("fault", [answers(502, b"<html>"), answers(429, b"Retry later"), cut], ids=str)
+@pytest.mark.parametrize(
+    "fault", [answers(502, b"<html>"), answers(429, b"Retry later"), cut], ids=["502", "429", "cut"]
+)
 def test_an_outage_while_rights_are_asked_for_is_no_lack_of_rights(
     gitlab: StubGitLab, backend: GitLabBackend, fault: Callable[[Handler], None]
 ) -> None:

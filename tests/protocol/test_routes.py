@@ -178,7 +178,7 @@ class Stranger(Backend):
             raise self.error
         return Account("stranger")
 
-    def grants(self, account: Account, access: Access) -> frozenset[str]:
+    def grants(self, account: Account | None, access: Access) -> frozenset[str]:
         if self.error is not None:
             raise self.error
         return frozenset({"pull", "push", "delete", "*", "admin"})

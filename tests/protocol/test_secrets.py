@@ -169,7 +169,7 @@ class Careless(Backend):
                 raise RuntimeError(f"cannot bind as {username} with {password}") from error
         return Account(username)
 
-    def grants(self, account: Account, access: Access) -> frozenset[str]:
+    def grants(self, account: Account | None, access: Access) -> frozenset[str]:
         raise ValueError(self.where)
 
 

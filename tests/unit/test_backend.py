@@ -112,7 +112,7 @@ def test_everything_else_is_for_the_backend_to_judge(value: str) -> None:
 def test_a_password_may_be_longer_than_a_name() -> None:
     """A CI job's token is a JWT."""
     one = chain(Told(Account("a")))
-    assert one.authenticate("x" * 1024, "x" * 4096)
+    one.authenticate("x" * 1024, "x" * 4096)
     with pytest.raises(InvalidCredentials):
         one.authenticate("x" * 1025, "x")
 

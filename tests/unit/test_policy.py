@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tokenissuer.accounts.backend import Account
 from tokenissuer.net import IPNetwork
-from tokenissuer.policy import Caller, Glob, Policy, Rule
+from tokenissuer.policy import Caller, Glob, Identity, Policy, Rule
 from tokenissuer.scope import Access
 
 ALICE = Account("alice", frozenset({"dev", "team-a"}))
@@ -150,7 +150,7 @@ def test_nobody_has_no_name_and_no_group(pattern: str) -> None:
         assert not matches(Glob(pattern), name, None)
 
 
-def reference(pattern: str, name: str, account: Account | None) -> bool:
+def reference(pattern: str, name: str, account: Identity | None) -> bool:
     """What a pattern means, said once more and slowly: as a regular expression."""
     if account is None and ("{account}" in pattern or "{group}" in pattern):
         return False

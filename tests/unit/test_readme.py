@@ -14,10 +14,12 @@ from tokenissuer.accounts.backend import load_backend
 from tokenissuer.accounts.cache import CacheOptions
 from tokenissuer.accounts.throttle import ThrottleOptions
 from tokenissuer.cli import _parser
-from tokenissuer.config import MetricsOptions, SigningOptions, load_config
+from tokenissuer.config import load_config
+from tokenissuer.monitoring.metrics import MetricsOptions
 from tokenissuer.policy import AccessOptions
 from tokenissuer.sessions.tokens import RefreshOptions
 from tokenissuer.signing.issuer import IssuerOptions
+from tokenissuer.signing.keys import SigningOptions
 from tokenissuer.web.proxies import ServerOptions
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +66,7 @@ def test_the_configuration_example_loads(tmp_path: Path) -> None:
         ("### `[issuer]`", IssuerOptions),
         ("### `[signing]`", SigningOptions),
         ("### `[server]`", ServerOptions),
-        ("### `[memory]`", CacheOptions),
+        ("### `[cache]`", CacheOptions),
         ("### `[refresh]`", RefreshOptions),
         ("### `[throttle]`", ThrottleOptions),
         ("### `[metrics]`", MetricsOptions),
@@ -77,7 +79,7 @@ def test_the_configuration_example_loads(tmp_path: Path) -> None:
         "issuer",
         "signing",
         "server",
-        "memory",
+        "cache",
         "refresh",
         "throttle",
         "metrics",

@@ -9,6 +9,7 @@ import ipaddress
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import ssl
@@ -447,35 +448,26 @@ class Production:
 
     def gunicorn(self, issuer: Issuer, *options: str) -> Front:
         """The WSGI object under gunicorn."""
-        return self.wsgi(issuer, self.gunicorn_command(*options))
+        return self.wsgi(issuer, "gunicorn", *options)
 
-    def gunicorn_command(self, *options: str) -> tuple[str, ...]:
-        """How gunicorn is started; the address follows."""
-        return (self._installed("gunicorn"), *options, "tokenissuer.wsgi:application", "--bind")
+    def documented(self, server: str) -> str:
+        """The command line of a server in the manual."""
+        (line,) = re.findall(rf"^{server} .*$", (CONF.parent / "docs" / "servers.md").read_text(), re.MULTILINE)
+        return str(line)
 
-    def granian_command(self) -> tuple[str, ...]:
-        """How granian is started; the address follows."""
-        options = ("--interface", "wsgi", "--workers", "2", "--host", "127.0.0.1")
-        return (self._installed("granian"), *options, "tokenissuer.wsgi:application", "--port")
-
-    def uwsgi_command(self) -> tuple[str, ...]:
-        """How uWSGI is started, with the packages of this environment; the address follows."""
-        program = self.host.program("uwsgi", "install Debian's uwsgi-core and uwsgi-plugin-python3")
-        options = ("--plugins", "python3", "--master", "--processes", "2", "--enable-threads")
-        if sys.version_info[:2] != (3, 11):
-            pytest.skip("Debian's uWSGI runs Python 3.11, which cannot use this environment's packages")
-        return (
-            *(program, *options, "--need-app", "--pythonpath", sysconfig.get_path("purelib")),
-            *("--die-on-term", "--module", "tokenissuer.wsgi:application", "--http-socket"),
-        )
-
-    def wsgi(self, issuer: Issuer, command: tuple[str, ...]) -> Front:
-        """The WSGI object under any server whose command ends with the option for its address."""
+    def wsgi(self, issuer: Issuer, server: str, *options: str) -> Front:
+        """The WSGI object under another server, started as the manual says."""
         front = Front(issuer, self.host.free_port(), "/token")
-        address = str(front.port) if command[-1] == "--port" else front.address
-        front.server = self.host.start(
-            Path(command[0]).name, *command, address, env={"TOKENISSUER_CONFIG": str(issuer.config)}
-        )
+        _, *command = shlex.split(self.documented(server).replace("5001", str(front.port)))
+        env = {"TOKENISSUER_CONFIG": str(issuer.config)}
+        if server == "uwsgi":
+            program = self.host.program("uwsgi", "install Debian's uwsgi-core and uwsgi-plugin-python3")
+            if sys.version_info[:2] != (3, 11):
+                pytest.skip("Debian's uWSGI runs Python 3.11, which cannot use this environment's packages")
+            command += ["--pythonpath", sysconfig.get_path("purelib")]
+        else:
+            program = self._installed(server)
+        front.server = self.host.start(server, program, *options, *command, env=env)
         front.server.wait_for(lambda: answered(front))
         return front
 
@@ -589,7 +581,10 @@ def answered(front: Front) -> bool:
 
 
 def make_python_home(folder: Path) -> Path:
-    """A virtual environment of the Python that Apache has, which sees what is installed for the tests."""
+    """A virtual environment of the Python that Apache has, with a copy of what is installed for the tests.
+
+    A copy, because Apache's processes are not root, and a checkout in /root can be read by nobody else.
+    """
     for python in ("/usr/bin/python3", sys.executable):
         says = subprocess.run(
             [python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
@@ -604,7 +599,8 @@ def make_python_home(folder: Path) -> Path:
         pytest.skip("Apache's Python is not of the tests' version")
     subprocess.run([python, "-m", "venv", "--without-pip", str(folder)], check=True, env={"PATH": SBIN})
     (packages,) = folder.glob("lib/python*/site-packages")
-    (packages / "tests.pth").write_text(f"{sysconfig.get_path('purelib')}\n{sysconfig.get_path('platlib')}\n")
+    not_needed = shutil.ignore_patterns("mypy*", "ruff*", "pip*", "hypothesis*", "pytest*", "_pytest", "*__pycache__*")
+    shutil.copytree(sysconfig.get_path("purelib"), packages, ignore=not_needed, dirs_exist_ok=True)
     return folder
 
 

@@ -30,6 +30,22 @@ def units(production: Production, tmp_path: Path, host: Host) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("server", ["granian", "gunicorn"])
+def test_systemd_finds_nothing_wrong_with_the_other_servers(
+    production: Production, host: Host, units: Path, server: str
+) -> None:
+    """Each is a drop-in that changes the command, which is the one of the manual."""
+    text = (production.conf / f"{server}.conf").read_text()
+    command = production.documented(server)
+    assert f"ExecStart=/opt/tokenissuer/bin/{command}\n" in text
+    text = production.fill_in(text, {"/opt/tokenissuer/bin/": f"{Path(host.tokenissuer()).parent}/"})
+    (units / "tokenissuer.service.d").mkdir()
+    (units / "tokenissuer.service.d" / f"{server}.conf").write_text(text)
+    analyze = production.daemon_program("systemd-analyze", "install systemd")
+    checked = host.run(analyze, "verify", str(units / "tokenissuer.service"))
+    assert checked.code == 0, str(checked)
+
+
 def test_systemd_finds_nothing_wrong_with_the_units(production: Production, host: Host, units: Path) -> None:
     """Neither an unknown key nor a missing program."""
     analyze = production.daemon_program("systemd-analyze", "install systemd")
