@@ -159,7 +159,7 @@ def test_revoking_wants_it_said_what(fresh: Site, logged_in_client: Client, host
     assert (
         "no such session: 123" in host.run(host.tokenissuer(), "sessions", "revoke", "123", "--config", config).failed()
     )
-    assert sessions(fresh, host, "list").rstrip().endswith("good")
+    assert sessions(fresh, host, "list").rstrip().endswith("valid")
 
 
 def test_the_restarted_issuer_still_knows_it(fresh: Site, logged_in_client: Client, new_image: NewImage) -> None:

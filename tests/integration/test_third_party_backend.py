@@ -106,14 +106,12 @@ def test_a_wrong_key_is_refused_with_a_near_match(installed: Path, config: Path)
 
 
 ASK = """
-import sys, time
-from pathlib import Path
+import sys
 import base64, jwt
 from webob import Request
-from tokenissuer.web.app import Application
-from tokenissuer.config import load_config
+from tokenissuer import load_config
 
-application = Application(load_config(Path(sys.argv[1])).build(time.time()))
+application = load_config(sys.argv[1]).application()
 for login in ("ALICE:right", "alice:wrong", "nobody:right"):
     request = Request.blank("/token?scope=repository:alice/app:pull")
     request.headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()

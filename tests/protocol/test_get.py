@@ -288,8 +288,8 @@ def test_a_service_may_have_the_key_named_otherwise(client_of: ClientOf, key: Si
 
 
 def test_a_token_is_verified_with_the_published_key_set(client: Client) -> None:
-    """What `jwks.json()` says is enough for a verifier."""
-    answer = client.ask("/.well-known/jwks.json()")
+    """What `jwks.json` says is enough for a verifier."""
+    answer = client.ask("/.well-known/jwks.json")
     keys = jwt.PyJWKSet.from_dict(answer.json())
     token = client.get("bob").json()["token"]
     key = keys[jwt.get_unverified_header(token)["kid"]]

@@ -234,7 +234,7 @@ def test_the_metadata_names_the_endpoints(client: Any, plain: Any) -> None:
     with_refresh = client.ask("/.well-known/oauth-authorization-server").json()
     assert with_refresh["issuer"] == "https://auth.example.com"
     assert with_refresh["token_endpoint"] == "https://auth.example.com/token"
-    assert with_refresh["jwks_uri"] == "https://auth.example.com/.well-known/jwks.json()"
+    assert with_refresh["jwks_uri"] == "https://auth.example.com/.well-known/jwks.json"
     assert with_refresh["revocation_endpoint"] == "https://auth.example.com/revoke"
     assert with_refresh["grant_types_supported"] == ["password", "refresh_token"]
     assert with_refresh["response_types_supported"] == []

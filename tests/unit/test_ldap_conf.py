@@ -13,7 +13,7 @@ from tokenissuer.options import Secret
 from tokenissuer_backends.ldap import LdapBackend
 from tokenissuer_backends.ldap.options import LdapOptions
 
-CONF = Path(__file__).parents[3] / "conf"
+CONF = Path(__file__).parents[2] / "conf"
 EXAMPLES = {"openldap": "generic", "freeipa": "freeipa", "ad": "ad"}
 
 

@@ -197,7 +197,7 @@ def test_check_shows_servers_and_an_account_without_a_password(issuer: Issuer, d
     for wanted in (
         f"{directory.tls}: connect: TLSv1.3, certificate and host name are verified",
         f"{directory.tls}: log in: cn=reader,ou=services,dc=example,dc=test",
-        f"{directory.tls}: see the base ou=people,dc=example,dc=test: it is there",
+        f"{directory.tls}: read the base ou=people,dc=example,dc=test: good",
         "find the entry: uid=alice,ou=people,dc=example,dc=test",
         "account name: alice (from 'uid')",
         "groups: 3: developers, posix, unique",
