@@ -162,8 +162,8 @@ class HtpasswdBackend(Backend):
         is_line = _LINE.fullmatch(f"{username}:{_STAND_IN}") is not None
         if not is_line or username.strip() != username or username[0] == "#" or not _is_typable(username, _MAX_NAME):
             raise TokenIssuerError(
-                f"{username[:100]!r} cannot be an account name: it must not be empty, have a colon or control character, "
-                f"begin with # or a space, or have more than {_MAX_NAME} characters"
+                f"{username[:100]!r} cannot be an account name: it must not be empty, begin with # or a space, "
+                f"have a colon or control character, or have more than {_MAX_NAME} characters"
             )
         if not _is_typable(password, _MAX_PASSWORD):
             raise TokenIssuerError("this cannot be a password: it is empty, too long or has a control character")

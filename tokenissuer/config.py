@@ -189,7 +189,7 @@ class Config:
         """
         key = self.load_key()
         _with_place(str(self.signing.certificate), lambda: key.expiry(time.time()))
-        issuer = Issuer(self.issuer.name, key, self.issuer.lifetime, self.key_forms())
+        issuer = Issuer(self.issuer.name, key, self.issuer.lifetime, self.key_forms(), self.issuer.reuse)
         with ExitStack() as undo:
             parts = _Parts(before, undo)
             backends = [parts.backend(backend, self.cache, threads) for backend in self.backends]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from tokenissuer.net import IPAddress, IPNetwork, parse_network
 from tokenissuer.options import near_match, option
@@ -15,6 +15,9 @@ from tokenissuer.scope import Access
 REPOSITORY_ACTIONS: Final = frozenset({"pull", "push", "delete"})
 #: What can be done to the catalog; here registries do ask for `*`.
 CATALOG_ACTIONS: Final = frozenset({"*"})
+
+#: Decisions, and accounts, that are remembered.
+_MAX_REMEMBERED: Final = 10_000
 
 _PLACEHOLDER: Final = re.compile(r"(\{account\}|\{group\})")
 _LITERAL: Final = re.compile(r"[a-z0-9._:-]*", re.ASCII)
@@ -324,9 +327,9 @@ class Decision:
             more: actions that the backend grants.
         """
         may = (self.allowed | more) - self.denied
-        if "*" in access.actions:
-            return Access(access.type, access.name, may)
-        return Access(access.type, access.name, may & access.actions)
+        if access.actions <= may and "*" not in access.actions:
+            return access
+        return Access(access.type, access.name, may if "*" in access.actions else may & access.actions)
 
     @property
     def reason(self) -> str:
@@ -339,6 +342,26 @@ class Decision:
         return " and ".join(parts) or "no access rule applies"
 
 
+class _Index:
+    """Rules by the first segment of the repositories they are about."""
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        self._by_segment: Final[dict[str, list[Rule]]] = {}
+        self._catalog: Final[list[Rule]] = []
+        for rule in rules:
+            for segment in dict.fromkeys(glob.first_segment for glob in rule.repositories):
+                self._by_segment.setdefault(segment, []).append(rule)
+            if rule.catalog:
+                self._catalog.append(rule)
+
+    def about(self, access: Access) -> Iterable[Rule]:
+        """Return the rules that may be about a resource; a rule may be there twice."""
+        if access.is_catalog:
+            return self._catalog
+        segment = access.name.partition("/")[0]
+        return [*self._by_segment.get(segment, ()), *self._by_segment.get("", ())]
+
+
 class Policy:
     """All access rules. Their order never matters.
 
@@ -348,14 +371,61 @@ class Policy:
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         self.rules: Final = tuple(rules)
+        self._has_networks: Final = any(rule.networks for rule in self.rules)
+        self._everyone: Final = _Index(rule for rule in self.rules if rule.everyone)
+        self._authenticated: Final = _Index(rule for rule in self.rules if rule.authenticated)
+        self._accounts: Final[dict[str, list[Rule]]] = {}
+        self._groups: Final[dict[str, list[Rule]]] = {}
+        for rule in self.rules:
+            for name in rule.accounts:
+                self._accounts.setdefault(name, []).append(rule)
+            for group in rule.groups:
+                self._groups.setdefault(group, []).append(rule)
+        # By the account object itself, which is kept here: another account may be equal and belong to other groups.
+        self._named: Final[dict[int, tuple[Identity, _Index]]] = {}
+        self._decisions: Final[dict[object, tuple[Identity | None, Decision]]] = {}
 
     def decide(self, caller: Caller, access: Access) -> Decision:
         """Say what the rules allow and deny on a resource, whatever of it was requested."""
+        account = caller.account
+        address = caller.address if self._has_networks else None
+        key = (id(account), caller.service, address, access.type, access.name)
+        remembered = self._decisions.get(key)
+        if remembered is not None and remembered[0] is account:
+            return remembered[1]
+        decision = self._decide(caller, access)
+        _remember(self._decisions, key, (account, decision))
+        return decision
+
+    def _decide(self, caller: Caller, access: Access) -> Decision:
+        candidates = [*self._everyone.about(access)]
+        if caller.account is not None:
+            candidates += [*self._authenticated.about(access), *self._rules_naming(caller.account).about(access)]
         actions: dict[bool, frozenset[str]] = {True: frozenset(), False: frozenset()}
-        numbers: dict[bool, list[int]] = {True: [], False: []}
-        for rule in self.rules:
+        numbers: dict[bool, set[int]] = {True: set(), False: set()}
+        for rule in candidates:
             found = rule.actions_on(caller, access)
             if found:
                 actions[rule.deny] |= found
-                numbers[rule.deny].append(rule.number)
-        return Decision(actions[False], actions[True], tuple(numbers[False]), tuple(numbers[True]))
+                numbers[rule.deny].add(rule.number)
+        allowed_by, denied_by = (tuple(sorted(numbers[deny])) for deny in (False, True))
+        return Decision(actions[False], actions[True], allowed_by, denied_by)
+
+    def _rules_naming(self, account: Identity) -> _Index:
+        remembered = self._named.get(id(account))
+        if remembered is not None and remembered[0] is account:
+            return remembered[1]
+        rules = dict.fromkeys(self._accounts.get(account.name, ()))
+        for group, more in self._groups.items():
+            if account.belongs_to(group):
+                rules.update(dict.fromkeys(more))
+        index = _Index(rules)
+        _remember(self._named, id(account), (account, index))
+        return index
+
+
+def _remember(kept: dict[Any, Any], key: object, value: object) -> None:
+    if len(kept) >= _MAX_REMEMBERED:
+        # Rare: one account on so many repositories. What is needed again is soon there again.
+        kept.clear()
+    kept[key] = value

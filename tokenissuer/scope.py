@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any, Final
 
 #: Distinct resources read from one request. Each adds about 130 bytes to the token, and nginx takes headers up to
@@ -25,6 +27,10 @@ _MAX_NAME_LENGTH: Final = 255
 
 _TYPE: Final = re.compile(r"([a-z0-9]+)(?:\([a-z0-9]+\))?", re.ASCII)
 _ACTION: Final = re.compile(r"[a-z]{1,32}|\*", re.ASCII)
+
+_TEXT_OF: Final = attrgetter("text")
+#: Characters of scopes that are remembered.
+_MAX_REMEMBERED: Final = 2048
 
 _SPACE: Final = re.compile(r"[ \t\r\n\f\v]+")
 
@@ -45,27 +51,25 @@ class Access:
     type: str
     name: str
     actions: frozenset[str]
+    #: The scope as text. Made once, because log and answer need it for each request.
+    text: str = field(init=False, repr=False, compare=False)
+    #: Whether this is a repository with a name that a registry accepts: no other name may match a rule.
+    is_repository: bool = field(init=False, repr=False, compare=False)
+    #: Whether this is the list of all repositories.
+    is_catalog: bool = field(init=False, repr=False, compare=False)
 
-    @property
-    def is_repository(self) -> bool:
-        """Whether this is a repository with a name that a registry accepts: no other name may match a rule."""
-        return (
-            self.type == "repository"
-            and len(self.name) <= _MAX_NAME_LENGTH
-            and _REPOSITORY_NAME.fullmatch(self.name) is not None
-        )
-
-    @property
-    def is_catalog(self) -> bool:
-        """Whether this is the list of all repositories."""
-        return (self.type, self.name) == CATALOG
+    def __post_init__(self) -> None:
+        is_name = len(self.name) <= _MAX_NAME_LENGTH and _REPOSITORY_NAME.fullmatch(self.name) is not None
+        object.__setattr__(self, "text", f"{self.type}:{self.name}:{','.join(sorted(self.actions))}")
+        object.__setattr__(self, "is_repository", self.type == "repository" and is_name)
+        object.__setattr__(self, "is_catalog", (self.type, self.name) == CATALOG)
 
     def claim(self) -> dict[str, Any]:
         """Return the entry of the token's `access` claim."""
         return {"type": self.type, "name": self.name, "actions": sorted(self.actions)}
 
     def __str__(self) -> str:
-        return f"{self.type}:{self.name}:{','.join(sorted(self.actions))}"
+        return self.text
 
 
 def parse_scopes(values: Iterable[str]) -> tuple[Access, ...]:
@@ -77,6 +81,12 @@ def parse_scopes(values: Iterable[str]) -> tuple[Access, ...]:
     Args:
         values: each parameter's value; one value may hold several scopes with white space between.
     """
+    values = tuple(values)
+    # Clients send the same few scopes again and again. Long ones are not remembered: they would fill memory.
+    return _remembered(values) if sum(map(len, values)) <= _MAX_REMEMBERED else _parse(values)
+
+
+def _parse(values: tuple[str, ...]) -> tuple[Access, ...]:
     merged: dict[tuple[str, str], frozenset[str]] = {}
     for value in values:
         for text in _SPACE.split(value):
@@ -89,6 +99,9 @@ def parse_scopes(values: Iterable[str]) -> tuple[Access, ...]:
             elif len(merged) < MAX_SCOPES:
                 merged[resource] = access.actions
     return tuple(Access(type_, name, actions) for (type_, name), actions in merged.items())
+
+
+_remembered: Final = lru_cache(maxsize=4096)(_parse)
 
 
 def _parse_scope(text: str) -> Access | None:
@@ -107,4 +120,4 @@ def _parse_scope(text: str) -> Access | None:
 
 def scope_text(accesses: Iterable[Access]) -> str:
     """Write the scopes as OAuth's `scope` does, with a space between."""
-    return " ".join(str(access) for access in accesses)
+    return " ".join(map(_TEXT_OF, accesses))

@@ -146,7 +146,7 @@ class TokenService:
             raise AccessDenied(reason=reason)
         subject, backend = (login.account.name, login.backend.name) if login else ("", "")
         valid_until = login.account.valid_until if login else None
-        token = self.issuer.issue(subject, service, granted, valid_until=valid_until)
+        token = self.issuer.issue(subject, service, granted, backend=backend, valid_until=valid_until)
         refresh_token = self._refresh_token(request, service, login) if login and request.offline else ""
         return TokenResponse(token, subject, backend, service, granted, reason, refresh_token)
 

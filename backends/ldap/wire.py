@@ -515,8 +515,8 @@ def _diagnostic(result: Mapping[str, Any], password: str) -> str:
 def _describe(error: BaseException) -> str:
     """Say what went wrong, from texts that cannot have a secret."""
     if type(error).__name__ in _MEANINGS:
-        # ldap3 makes such a class from its own and the one it caught, such as SSLError: an instance of both, which lacks
-        # the attributes of the second.
+        # ldap3 makes such a class from its own and the one it caught, such as SSLError. It is an instance of both, but
+        # lacks the attributes of the second.
         return _MEANINGS[type(error).__name__]
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the certificate is not trusted: {error.verify_message}"

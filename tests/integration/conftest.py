@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sysconfig
 import tarfile
+import time
 import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, suppress
@@ -106,6 +107,8 @@ class Server:
 
     def output(self, start: int = 0) -> str:
         """What it has written so far, from the given byte on."""
+        # The server writes its log in batches.
+        time.sleep(0.08)
         return self.log.read_bytes()[start:].decode(errors="replace")
 
     def wait_for(self, ready: Callable[[], bool]) -> None:

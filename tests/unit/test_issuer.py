@@ -18,7 +18,7 @@ NOW = 1_800_000_000.987
 
 
 def issuer(key: SigningKey, lifetime: int = 900, **forms: KeyForm) -> Issuer:
-    return Issuer("test-issuer", key, lifetime, forms, lambda: NOW)
+    return Issuer("test-issuer", key, lifetime, forms, clock=lambda: NOW)
 
 
 def parts(token: str) -> list[dict[str, Any]]:
@@ -103,3 +103,65 @@ def test_no_token_outlives_what_the_source_vouches_for(key: SigningKey) -> None:
     for left in (59, 0, -1000):
         with pytest.raises(InvalidCredentials):
             issuer(key).issue("alice", "registry.example", (), valid_until=int(NOW) + left)
+
+
+def moving(key: SigningKey, **options: Any) -> tuple[Issuer, list[float]]:
+    """An issuer, and the time by its clock."""
+    now = [NOW]
+    return Issuer("test-issuer", key, 900, clock=lambda: now[0], **options), now
+
+
+PULL = (Access("repository", "a/b", frozenset({"pull"})),)
+
+
+def test_an_equal_request_gets_the_same_token_while_half_of_its_life_remains(key: SigningKey) -> None:
+    """And is told how long that is."""
+    one, now = moving(key)
+    first = one.issue("alice", "x", PULL, backend="ldap")
+    now[0] += 449
+    again = one.issue("alice", "x", PULL, backend="ldap")
+    assert (again.text, again.jti) == (first.text, first.jti)
+    assert again.issued_at == now[0]
+    assert int(again.issued_at) + again.expires_in == parts(first.text)[1]["exp"]
+    now[0] += 2
+    assert one.issue("alice", "x", PULL, backend="ldap").jti != first.jti
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ("bob", "x", PULL, "ldap"),
+        ("", "x", PULL, ""),
+        ("alice", "y", PULL, "ldap"),
+        ("alice", "x", (), "ldap"),
+        ("alice", "x", (Access("repository", "a/b", frozenset({"pull", "push"})),), "ldap"),
+        ("alice", "x", PULL, "gitlab"),
+    ],
+    ids=["account", "nobody", "service", "nothing", "more", "backend"],
+)
+def test_no_token_is_used_for_another_request(key: SigningKey, other: tuple[str, str, tuple[Access, ...], str]) -> None:
+    """Neither another account's, nor another service's, nor other access."""
+    one, _ = moving(key)
+    first = one.issue("alice", "x", PULL, backend="ldap")
+    subject, service, granted, backend = other
+    assert one.issue(subject, service, granted, backend=backend).jti != first.jti
+
+
+def test_tokens_that_end_with_a_login_are_not_used_again(key: SigningKey) -> None:
+    """Nor with the key `reuse = false`, nor where half of a life is less than clients believe."""
+    one, _ = moving(key)
+    assert one.issue("a", "x", PULL, valid_until=NOW + 500).jti != one.issue("a", "x", PULL).jti
+    never, _ = moving(key, reuse=False)
+    assert never.issue("a", "x", PULL).jti != never.issue("a", "x", PULL).jti
+    short = Issuer("test-issuer", key, 60, clock=lambda: NOW)
+    assert short.issue("a", "x", PULL).expires_in == short.issue("a", "x", PULL).expires_in == 60
+
+
+def test_the_tokens_kept_are_bounded(key: SigningKey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest is dropped first."""
+    monkeypatch.setattr("tokenissuer.signing.issuer.MAX_TOKENS", 3)
+    one, _ = moving(key)
+    tokens = [one.issue(f"user-{number}", "x", PULL) for number in range(10)]
+    assert len(one._tokens) == 3
+    assert one.issue("user-9", "x", PULL).jti == tokens[9].jti
+    assert one.issue("user-0", "x", PULL).jti != tokens[0].jti

@@ -132,6 +132,7 @@ def test_people_read_terminals_and_machines_the_rest(stream: io.StringIO, form: 
     """Unless somebody says otherwise."""
     handler = LineHandler(stream, form)
     handler.handle(record("hello"))
+    handler.flush()
     handler.close()
     assert stream.getvalue().startswith("{") is is_json
     assert stream.getvalue().count("\n") == 1

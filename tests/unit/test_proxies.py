@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -154,9 +155,9 @@ def test_proxies_that_cannot_be_meant_are_refused(set_up: Path, line: str, compl
 def test_proxies_are_read_from_the_configuration(set_up: Path) -> None:
     """Networks, the word unix and the header."""
     path = set_up / "tokenissuer.toml"
-    assert load_config(path).server.proxies() == NO_PROXIES
+    assert asdict(load_config(path).server.proxies()) == asdict(NO_PROXIES)
     path.write_text(
         f'[server]\ntrusted_proxies = ["10.0.0.0/8", "unix"]\nforwarded_header = "Forwarded"\n{path.read_text()}'
     )
     expected = TrustedProxies((ipaddress.ip_network("10.0.0.0/8"),), unix=True, header="Forwarded")
-    assert load_config(path).server.proxies() == expected
+    assert asdict(load_config(path).server.proxies()) == asdict(expected)

@@ -290,18 +290,19 @@ class CachedBackend:
             BackendUnavailable: if it cannot answer, or too many calls are under way.
         """
         question = self._digest(username, password)
-        with self._named():
-            try:
-                account = self._logins.remembered(question)
-            except KeyError:
+        try:
+            account = self._logins.remembered(question)
+        except KeyError:
+            with self._named():
                 return self._logins.ask(
                     question,
                     lambda: self._call("authenticate", lambda: self._prove(username, password)),
                     self._limit.wait,
                 )
-            except InvalidCredentials:
-                self._observe(self.name, "remembered", 0)
-                raise
+        except InvalidCredentials as error:
+            error.backend = self.name
+            self._observe(self.name, "remembered", 0)
+            raise
         self._observe(self.name, "remembered", 0)
         return account
 

@@ -188,10 +188,11 @@ class Throttle:
             TooManyAttempts: if there were too many wrong passwords.
             Exception: what `login` raises.
         """
-        place = _place(address)
         # A directory takes `Bob`, `BOB` and `b o b` for the same account or for different ones: here they are the same.
         name = "".join(unicodedata.normalize("NFKC", username).casefold().split())
-        attempt = _Attempt(self._digest(place), self._digest(place, name), self._digest(place, name, password))
+        place = self._digest("", _place(address))
+        account = self._digest(place, name)
+        attempt = _Attempt(place, account, self._digest(account, password))
         others = self._begin(attempt)
         try:
             self._ask(lambda counters: counters.admit(attempt, others))
@@ -221,10 +222,9 @@ class Throttle:
             if not passwords:
                 del self._trying[attempt.account]
 
-    def _digest(self, *parts: str) -> str:
-        raw = [part.encode("utf-8", "surrogatepass") for part in parts]
-        # The lengths say where a part ends: no other parts can give the same bytes.
-        message = b"".join(len(part).to_bytes(8, "big") + part for part in raw)
+    def _digest(self, context: str, text: str) -> str:
+        # The context has a fixed length, so no other two texts give the same bytes.
+        message = (context + text).encode("utf-8", "surrogatepass")
         return hmac.digest(self._key, message, hashlib.sha256).hex()[:32]
 
     def _ask(self, question: Callable[[_Counters], None]) -> None:

@@ -5,16 +5,30 @@ Nothing that a client sends can break or forge a line.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
+import queue
 import re
 import sys
+import threading
+import time
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final, TextIO
 
 from tokenissuer.web.record import LogLine, quoted, shortened
 
+#: Seconds for which lines are collected before they are written.
+BATCH_SECONDS: Final = 0.05
+#: Records that may wait to be written; then requests wait too.
+MAX_QUEUED: Final = 50_000
+#: Seconds that a flush waits for a terminal or pipe that does not accept lines.
+FLUSH_TIMEOUT: Final = 2.0
+#: Characters of a line in which no field is worth shortening.
+_SHORT_LINE: Final = 800
 #: Characters kept of a message.
 _MAX_MESSAGE: Final = 8000
 
@@ -46,11 +60,15 @@ class JsonFormatter(logging.Formatter):
         }
         if security := _security(record):
             line["security"] = security
-        if isinstance(record.msg, LogLine):
-            line |= {name: shortened(name, value) for name, value in record.msg.items() if name not in line}
-        else:
+        if not isinstance(record.msg, LogLine):
             line["message"] = _message(record)
-        return json.dumps(line)
+            return json.dumps(line)
+        # The line's own names come first, and no field replaces them.
+        text = json.dumps({**line, **record.msg, **line})
+        if len(text) <= _SHORT_LINE:
+            return text
+        fields = {name: shortened(name, value) for name, value in record.msg.items()}
+        return json.dumps({**line, **fields, **line})
 
 
 class TextFormatter(logging.Formatter):
@@ -71,18 +89,68 @@ class TextFormatter(logging.Formatter):
         return f"{head} {' '.join(cells)} {rest}"
 
 
-class LineHandler(logging.StreamHandler[TextIO]):
-    """Writes each record in one piece.
+class LineHandler(logging.Handler):
+    """Hands each record to one thread, which writes lines in batches: no request waits for the disk or the terminal.
+
+    An error is written before the call returns. A process that is killed loses at most the lines of the last
+    `BATCH_SECONDS`.
 
     Args:
-        stream: where to.
+        stream: where to write.
         form: how.
     """
 
+    _queue: queue.SimpleQueue[logging.LogRecord | threading.Event]
+    _has_thread: bool
+
     def __init__(self, stream: TextIO, form: LogFormat = LogFormat.AUTO) -> None:
-        super().__init__(stream)
+        super().__init__()
+        self._stream: Final = stream
         is_text = form is LogFormat.TEXT or (form is LogFormat.AUTO and _is_terminal(stream))
         self.setFormatter(TextFormatter() if is_text else JsonFormatter())
+        self._begin()
+        # A fork has none of the threads, and the parent writes what is in its own queue.
+        os.register_at_fork(after_in_child=self._begin)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand the record over."""
+        if not self._has_thread:
+            self._has_thread = True
+            threading.Thread(target=self._write, name="log", daemon=True).start()
+        self._queue.put(record)
+        if record.levelno >= logging.ERROR or self._queue.qsize() > MAX_QUEUED:
+            self.flush()
+
+    def flush(self) -> None:
+        """Wait until everything handed over has been written."""
+        if self._has_thread and threading.current_thread().name != "log":
+            written = threading.Event()
+            self._queue.put(written)
+            written.wait(FLUSH_TIMEOUT)
+
+    def _begin(self) -> None:
+        self._queue = queue.SimpleQueue()
+        self._has_thread = False
+
+    def _write(self) -> None:
+        while True:
+            batch = [self._queue.get()]
+            if isinstance(batch[0], logging.LogRecord):
+                time.sleep(BATCH_SECONDS)
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    batch.append(self._queue.get_nowait())
+            try:
+                lines = [self.format(item) for item in batch if isinstance(item, logging.LogRecord)]
+                self._stream.write("".join(f"{line}\n" for line in lines))
+                self._stream.flush()
+            except Exception:
+                # Nobody can be told: this is the log.
+                continue
+            finally:
+                for item in batch:
+                    if isinstance(item, threading.Event):
+                        item.set()
 
 
 def log_to_stderr(level: str, form: LogFormat = LogFormat.AUTO) -> None:
@@ -94,6 +162,8 @@ def log_to_stderr(level: str, form: LogFormat = LogFormat.AUTO) -> None:
     """
     # A message that cannot be formatted must not show its arguments.
     logging.raiseExceptions = False
+    # No line shows thread or program name, and each costs time for each record.
+    logging.logThreads = logging.logMultiprocessing = False
     logging.basicConfig(level=level.upper(), handlers=[LineHandler(sys.stderr, form)], force=True)
     # It warns at every busy moment.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
@@ -127,7 +197,12 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _time(record: logging.LogRecord) -> str:
-    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return f"{_second(int(record.created))}.{int(record.created % 1 * 1000):03d}Z"
+
+
+@lru_cache(maxsize=16)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _escaped(found: re.Match[str]) -> str:

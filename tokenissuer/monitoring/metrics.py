@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
@@ -76,6 +77,12 @@ for _value in (*_OUTCOMES.values(), "invalid"):
     REQUESTS.labels("token", _value)
 
 
+@cache
+def _bound(metric: Any, *labels: str) -> Any:
+    """Return the one series with these labels; there are few."""
+    return metric.labels(*labels)
+
+
 @dataclass(frozen=True, slots=True)
 class MetricsOptions:
     """The `[metrics]` table. Without it nothing is served."""
@@ -92,38 +99,38 @@ class MetricsOptions:
 def observe_backend(backend: str, question: str, seconds: float) -> None:
     """Count one question to a backend, or one answer from the cache."""
     if question == "remembered":
-        REMEMBERED.labels(backend).inc()
+        _bound(REMEMBERED, backend).inc()
     else:
-        BACKEND_SECONDS.labels(backend, question).observe(seconds)
+        _bound(BACKEND_SECONDS, backend, question).observe(seconds)
 
 
 def observe_request(exchange: Exchange) -> None:
     """Count one request and what came of it."""
     outcome = _OUTCOMES.get(exchange.status, "invalid")
-    REQUESTS.labels(exchange.endpoint, outcome).inc()
-    REQUEST_SECONDS.labels(exchange.endpoint).observe(exchange.seconds)
+    _bound(REQUESTS, exchange.endpoint, outcome).inc()
+    _bound(REQUEST_SECONDS, exchange.endpoint).observe(exchange.seconds)
     result = exchange.result
     credentials = exchange.request.credentials if exchange.request else None
     if isinstance(result, BackendUnavailable):
-        OUTAGES.labels(result.backend or STORE).inc()
+        _bound(OUTAGES, result.backend or STORE).inc()
     if isinstance(result, TooManyAttempts):
-        THROTTLED.labels(result.limit).inc()
+        _bound(THROTTLED, result.limit).inc()
     elif exchange.endpoint == "revoke" and exchange.status == 200:
-        REFRESH_TOKENS.labels("revoked").inc()
+        _bound(REFRESH_TOKENS, "revoked").inc()
     elif isinstance(credentials, RefreshToken):
         if isinstance(result, TokenResponse):
-            REFRESH_TOKENS.labels("redeemed").inc()
+            _bound(REFRESH_TOKENS, "redeemed").inc()
         elif isinstance(result, InvalidCredentials):
-            REFRESH_TOKENS.labels("refused").inc()
+            _bound(REFRESH_TOKENS, "refused").inc()
     elif isinstance(credentials, Password):
         if isinstance(result, TokenResponse):
-            LOGINS.labels(result.backend, "accepted").inc()
+            _bound(LOGINS, result.backend, "accepted").inc()
             if result.refresh_token:
-                REFRESH_TOKENS.labels("issued").inc()
+                _bound(REFRESH_TOKENS, "issued").inc()
         elif isinstance(result, InvalidCredentials):
-            LOGINS.labels(result.backend or "none", "refused").inc()
+            _bound(LOGINS, result.backend or "none", "refused").inc()
         elif isinstance(result, BackendUnavailable):
-            LOGINS.labels(result.backend or "none", "unavailable").inc()
+            _bound(LOGINS, result.backend or "none", "unavailable").inc()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Mapping
@@ -23,6 +24,8 @@ MIN_LIFETIME: Final = 60
 #: Seconds by which `nbf` and `iat` are in the past: zot, Pulp and Distribution before 2.6 allow a clock that is behind
 #: ours no difference.
 BACKDATING: Final = 30
+#: Signed tokens kept to be used again; the oldest is dropped first.
+MAX_TOKENS: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,10 @@ class IssuerOptions:
     services: tuple[str, ...] = option("the registries' names: their auth.token.service; any other is refused")
     realm: str = option("the URL clients are sent to: the registry's auth.token.realm")
     lifetime: int = option("seconds a token is valid, at least 60", default=900)
+    reuse: bool = option(
+        "true: an equal request of the same account gets the same token again, while half of its life remains",
+        default=True,
+    )
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -70,8 +77,8 @@ class AccessToken:
     Args:
         text: the compact JWS.
         jti: its id; only this may be logged.
-        issued_at: seconds since 1970.
-        expires_in: seconds from `issued_at`.
+        issued_at: when this answer is given, in seconds since 1970.
+        expires_in: seconds from then until the token ends.
     """
 
     text: str = field(repr=False)
@@ -88,6 +95,7 @@ class Issuer:
         key: signs.
         lifetime: seconds a token is valid.
         key_forms: for each service, how the token's header names the key (default: `x5c`).
+        reuse: whether an equal request of the same account gets the same token again.
         clock: seconds since 1970.
 
     Raises:
@@ -100,6 +108,7 @@ class Issuer:
         key: SigningKey,
         lifetime: int = 900,
         key_forms: Mapping[str, KeyForm] | None = None,
+        reuse: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if lifetime < MIN_LIFETIME:
@@ -112,22 +121,49 @@ class Issuer:
         self._algorithm: Final = jwt.get_algorithm_by_name(key.algorithm)
         # Each holds a certificate and two key ids: made once.
         self._headers: Final = {form: _segment(key.header(form)) for form in KeyForm}
+        # Clients may take a token that ends within a minute for one that lasts a minute.
+        self._reusable: Final = max(lifetime / 2, MIN_LIFETIME) if reuse else lifetime + 1
+        self._lock: Final = threading.Lock()
+        self._tokens: Final[dict[tuple[str, str, str, tuple[Access, ...]], tuple[int, AccessToken]]] = {}
 
     def issue(
-        self, subject: str, service: str, granted: tuple[Access, ...], *, valid_until: float | None = None
+        self,
+        subject: str,
+        service: str,
+        granted: tuple[Access, ...],
+        *,
+        backend: str = "",
+        valid_until: float | None = None,
     ) -> AccessToken:
-        """Sign a token.
+        """Sign a token, or return one that was signed for the same account, service and access.
 
         Args:
             subject: the account's name; empty for anonymous.
             service: the registry that it is for.
             granted: one entry for each resource, with explicit actions.
+            backend: the backend that vouches for the account: no token is used again for another backend's account.
             valid_until: seconds since 1970 by which the token must end, if that is before the end of its lifetime.
 
         Raises:
             InvalidCredentials: if that is so soon that clients would use the token after its end.
         """
         moment = self._clock()
+        now = int(moment)
+        request = (backend, subject, service, granted)
+        if valid_until is None and (signed := self._tokens.get(request)) and signed[0] - now >= self._reusable:
+            return AccessToken(signed[1].text, signed[1].jti, moment, signed[0] - now)
+        token = self._sign(subject, service, granted, moment, valid_until)
+        if valid_until is None:
+            with self._lock:
+                self._tokens.pop(request, None)
+                self._tokens[request] = (now + token.expires_in, token)
+                if len(self._tokens) > MAX_TOKENS:
+                    del self._tokens[next(iter(self._tokens))]
+        return token
+
+    def _sign(
+        self, subject: str, service: str, granted: tuple[Access, ...], moment: float, valid_until: float | None
+    ) -> AccessToken:
         now = int(moment)
         lifetime = self.lifetime if valid_until is None else min(self.lifetime, int(valid_until) - now)
         if lifetime < MIN_LIFETIME:
@@ -147,9 +183,9 @@ class Issuer:
             "jti": jti,
             "access": [access.claim() for access in granted],
         }
-        signed = self._headers[self._key_forms.get(service, KeyForm.X5C)] + b"." + _segment(claims)
-        signature = base64url_encode(self._algorithm.sign(signed, self.key.private))
-        return AccessToken(f"{signed.decode('ascii')}.{signature.decode('ascii')}", jti, moment, lifetime)
+        content = self._headers[self._key_forms.get(service, KeyForm.X5C)] + b"." + _segment(claims)
+        signature = base64url_encode(self._algorithm.sign(content, self.key.private))
+        return AccessToken(f"{content.decode('ascii')}.{signature.decode('ascii')}", jti, moment, lifetime)
 
 
 def _segment(content: Mapping[str, Any]) -> bytes:

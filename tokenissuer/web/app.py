@@ -88,7 +88,9 @@ class Application:
                 agent=environ.get("HTTP_USER_AGENT", ""),
                 **exchange.fields(),
             )
-            _requests.info(line, extra={"security": exchange.security})
+            # Without a search for the caller's line number, which is always this one.
+            extra = {"security": exchange.security}
+            _requests.handle(_requests.makeRecord(_requests.name, logging.INFO, "", 0, line, (), None, extra=extra))
         body: Iterable[bytes] = response(environ, start_response)
         return body
 

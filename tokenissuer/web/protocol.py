@@ -13,6 +13,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
@@ -31,7 +32,7 @@ from tokenissuer.errors import (
     UnsupportedGrantType,
     UnsupportedTokenType,
 )
-from tokenissuer.scope import parse_scopes, scope_text
+from tokenissuer.scope import Access, parse_scopes, scope_text
 from tokenissuer.service import Password, RefreshToken, TokenRequest, TokenResponse
 from tokenissuer.web.proxies import NO_PROXIES, TrustedProxies
 
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 
 #: Bytes in a body or in a query. The longest honest one names every possible mount source of a copied image.
 MAX_FORM_SIZE: Final = 64 * 1024
+
+#: Characters of a query that is remembered.
+_MAX_REMEMBERED: Final = 2048
 
 _FORM_TYPE: Final = "application/x-www-form-urlencoded"
 # RFC 6749, 5.2: what `error_description` may contain.
@@ -94,26 +98,52 @@ def read_token_request(environ: WSGIEnvironment, proxies: TrustedProxies = NO_PR
         MethodNotAllowed: for methods other than GET and POST.
         ContentTooLarge, LengthRequired: for a body or query that cannot be read.
     """
-    query = _decode_pairs(environ.get("QUERY_STRING", ""))
+    query = environ.get("QUERY_STRING", "")
     if environ["REQUEST_METHOD"] == "GET":
-        parameters = _Parameters(query)
         credentials = _basic_credentials(environ)
+        # Clients send the same query again and again. Long ones are not remembered: they would fill memory.
+        wanted = _remembered_wish(query) if len(query) <= _MAX_REMEMBERED else _wish(_decode_pairs(query))
     elif environ["REQUEST_METHOD"] == "POST":
         form = _read_form(environ)
-        parameters = _Parameters([*query, *form])
         credentials = _form_credentials(_Parameters(form), environ)
+        wanted = _wish([*_decode_pairs(query), *form])
     else:
         raise MethodNotAllowed(("GET", "POST"))
     return TokenRequest(
-        credentials=credentials,
+        credentials,
+        wanted.service,
+        wanted.requested,
+        proxies.client(environ),
+        wanted.client_id,
+        environ.get("HTTP_USER_AGENT", ""),
+        wanted.offline,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """The parameters of a request that are no credentials."""
+
+    service: str
+    requested: tuple[Access, ...]
+    client_id: str
+    offline: bool
+
+
+def _wish(pairs: Iterable[tuple[str, str]]) -> _Wish:
+    parameters = _Parameters(pairs)
+    return _Wish(
         service=parameters.one("service"),
         requested=parse_scopes(parameters.all("scope")),
-        address=proxies.client(environ),
         client_id=" ".join(parameters.all("client_id")),
-        agent=environ.get("HTTP_USER_AGENT", ""),
         # Each of the two specifications has its own word, and nerdctl falls back from one to the other.
         offline=parameters.one("access_type") == "offline" or parameters.one("offline_token") == "true",
     )
+
+
+@lru_cache(maxsize=4096)
+def _remembered_wish(query: str) -> _Wish:
+    return _wish(_decode_pairs(query))
 
 
 def read_revocation(environ: WSGIEnvironment) -> str:
@@ -144,17 +174,12 @@ def token_response(response: TokenResponse) -> Response:
     # Go clients reject the whole answer for a time without zone; Apple's needs the fraction.
     moment = datetime.datetime.fromtimestamp(math.floor(token.issued_at * 1000) / 1000, datetime.UTC)
     issued_at = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return json_response(
-        {
-            "token": token.text,
-            "access_token": token.text,
-            "token_type": "Bearer",
-            "expires_in": token.expires_in,
-            "issued_at": issued_at,
-            "scope": scope_text(response.granted),
-            # Only if it was asked for: ggcr and regclient would use it at once.
-            **({"refresh_token": response.refresh_token} if response.refresh_token else {}),
-        }
+    # Only if it was asked for: ggcr and regclient would use it at once.
+    refresh_token = f',"refresh_token":"{response.refresh_token}"' if response.refresh_token else ""
+    # Written by hand, because it is long and only the scope could need escapes.
+    return _response(
+        f'{{"token":"{token.text}","access_token":"{token.text}","token_type":"Bearer","expires_in":{token.expires_in},'
+        f'"issued_at":"{issued_at}","scope":{json.dumps(scope_text(response.granted))}{refresh_token}}}'
     )
 
 
@@ -192,8 +217,12 @@ def json_response(body: Mapping[str, Any], status: int = 200, more: Iterable[tup
         status: the HTTP status.
         more: further headers.
     """
-    text = json.dumps(body, separators=(",", ":")).encode("ascii")
-    return Response(body=text, status=status, headerlist=[*_HEADERS, ("Content-Length", str(len(text))), *more])
+    return _response(json.dumps(body, separators=(",", ":")), status, more)
+
+
+def _response(text: str, status: int = 200, more: Iterable[tuple[str, str]] = ()) -> Response:
+    body = text.encode("ascii")
+    return Response(body=body, status=status, headerlist=[*_HEADERS, ("Content-Length", str(len(body))), *more])
 
 
 def _clean(text: str) -> str:
@@ -255,8 +284,8 @@ def _read_form(environ: WSGIEnvironment) -> Sequence[tuple[str, str]]:
     content_type = environ.get("CONTENT_TYPE", "").partition(";")[0].strip().lower()
     if content_type not in ("", _FORM_TYPE):
         raise InvalidRequest(f"send the form as {_FORM_TYPE}")
-    # As Latin-1 every byte stays what it is until each value is decoded by itself. Not remembered: it has a password.
-    return _decode_pairs.__wrapped__(_read_body(environ).decode("latin-1"))
+    # As Latin-1 every byte stays what it is until each value is decoded by itself.
+    return _decode_pairs(_read_body(environ).decode("latin-1"))
 
 
 def _read_body(environ: WSGIEnvironment) -> bytes:
@@ -290,7 +319,6 @@ def _read_up_to(body: Any, size: int) -> bytes:
     return data
 
 
-@lru_cache(maxsize=256)
 def _decode_pairs(text: str) -> Sequence[tuple[str, str]]:
     if len(text) > MAX_FORM_SIZE:
         raise ContentTooLarge

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 from tokenissuer.net import IPAddress, IPNetwork, parse_address, parse_network
@@ -27,7 +28,7 @@ _ELEMENT: Final = re.compile(rf"{_TOKEN}={_VALUE}(?:\s*;\s*{_TOKEN}={_VALUE})*")
 _FORWARDED: Final = re.compile(rf"\s*{_ELEMENT.pattern}(?:\s*,\s*{_ELEMENT.pattern})*\s*")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class TrustedProxies:
     """The proxies in front of this server.
 
@@ -47,14 +48,23 @@ class TrustedProxies:
         Args:
             environ: the WSGI environment.
         """
-        address = parse_address(environ.get("REMOTE_ADDR", ""))
+        peer, header = environ.get("REMOTE_ADDR", ""), environ.get(self._key, "")
+        # The same few addresses come again and again. A long header is not remembered: it would fill memory.
+        return _remembered_client(self, peer, header) if len(header) < 100 else self._client(peer, header)
+
+    def _client(self, peer: str, header: str) -> IPAddress | None:
+        address = parse_address(peer)
         if not self._trusts(address):
             return address
-        for node in self._nodes(environ):
+        for node in self._nodes(header):
             address = parse_address(node)
             if address is None or not self._trusts(address):
                 break
         return address
+
+    @property
+    def _key(self) -> str:
+        return "HTTP_X_FORWARDED_FOR" if self.header == X_FORWARDED_FOR else "HTTP_FORWARDED"
 
     def overlooks(self, environ: Mapping[str, Any]) -> bool:
         """Whether a proxy on this machine names its clients but is not trusted: all of them then have one address.
@@ -72,9 +82,8 @@ class TrustedProxies:
             return self.unix
         return any(address in network for network in self.networks)
 
-    def _nodes(self, environ: Mapping[str, Any]) -> Iterator[str]:
+    def _nodes(self, text: str) -> Iterator[str]:
         """Return the addresses in the header, the nearest first."""
-        text = environ.get("HTTP_" + self.header.upper().replace("-", "_"), "")
         if not text.strip():
             return
         if self.header == X_FORWARDED_FOR:
@@ -84,6 +93,11 @@ class TrustedProxies:
         else:
             # A quote that the client opens and does not close would hide what the proxy appends.
             yield ""
+
+
+@lru_cache(maxsize=4096)
+def _remembered_client(proxies: TrustedProxies, peer: str, header: str) -> IPAddress | None:
+    return proxies._client(peer, header)
 
 
 #: No proxies: the client is the peer of the connection.
