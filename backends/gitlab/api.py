@@ -92,7 +92,7 @@ class Api:
 
         Args:
             username: what was typed.
-            password: likewise.
+            password: what was typed.
             deadline: for all questions.
 
         Raises:

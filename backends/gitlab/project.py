@@ -20,10 +20,10 @@ from tokenissuer_backends.gitlab.role import (
     visibility,
 )
 
-#: A repository is its project, or has one or two components more.
+# A repository is its project, or has one or two components more.
 _LEVELS: Final = 3
 _MIN_COMPONENTS: Final = 2
-#: GitLab nests groups less deep than this.
+# GitLab nests groups less deep than this.
 _MAX_COMPONENTS: Final = 19
 
 _COMPONENT: Final = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"

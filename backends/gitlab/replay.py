@@ -79,7 +79,7 @@ class Replay:
 
         Args:
             username: what was typed.
-            password: likewise.
+            password: what was typed.
             deadline: for all questions.
 
         Raises:

@@ -70,7 +70,7 @@ class Backend(ABC):
 
         Args:
             username: what the client typed; not empty, at most 1024 characters, no control characters.
-            password: likewise, at most 4096 characters.
+            password: what the client typed; not empty, at most 4096 characters, no control characters.
 
         Raises:
             UnknownAccount: if the backend does not know the name: the next backend is asked.

@@ -129,7 +129,7 @@ class Cache(Generic[T]):
         self._refusal_seconds: Final = refusal_seconds
         self._lock: Final = threading.Lock()
         self._answers: Final[dict[Hashable, tuple[float, T]]] = {}
-        # Apart, so that no flood of wrong passwords can push out the right ones.
+        # Kept apart: many wrong passwords must not push out the right ones.
         self._refusals: Final[dict[Hashable, tuple[float, RequestError]]] = {}
         self._calls: Final[dict[Hashable, _Call[T]]] = {}
 
@@ -340,7 +340,7 @@ class CachedBackend:
     def _remember(self, account: Account) -> float:
         if account.valid_until is None:
             return self._success
-        # Half of what is left: a token for it must be good for a while.
+        # Half of what is left: a token for it must be valid for a while.
         return min(self._success, (account.valid_until - time.time()) / 2)
 
     def _digest(self, username: str, password: str) -> bytes:

@@ -126,7 +126,7 @@ class _Counters:
     def know(self, attempt: _Attempt) -> None:
         """Note that the account has logged in from the address."""
         if not self.is_known(attempt):
-            # Not in `_kept`: no flood of wrong passwords may push out who has logged in.
+            # Not in `_kept`: many wrong passwords must not push out who has logged in.
             self._fixed.hit(self._known, attempt.account)
 
     def _keep(self, limit: RateLimitItem, who: str) -> None:
@@ -180,7 +180,7 @@ class Throttle:
 
         Args:
             username: what the client typed.
-            password: likewise.
+            password: what the client typed.
             address: the client's address; all clients with an unknown address share one limit.
             login: tries it.
 

@@ -231,6 +231,6 @@ def _write_new(path: Path, content: bytes, mode: int, undo: contextlib.ExitStack
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     undo.callback(path.unlink)
     with os.fdopen(descriptor, "wb") as file:
-        # Whatever the umask says.
+        # The umask may have taken away permissions that the file needs.
         os.fchmod(descriptor, mode)
         file.write(content)

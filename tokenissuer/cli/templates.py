@@ -14,7 +14,7 @@ CONFIGURATION: Final = Template("""\
 name = $issuer                    # auth.token.issuer
 services = [$service]    # auth.token.service; anything else is refused
 realm = $realm    # auth.token.realm: where clients are sent; any URL that ends here
-# Seconds a token is good for, at least 60. Upload of one layer must not take longer.
+# Seconds for which a token is valid, at least 60. The upload of one layer must not take longer.
 lifetime = 900
 
 [signing]

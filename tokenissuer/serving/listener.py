@@ -37,7 +37,7 @@ _MAX_HEADER_SIZE: Final = 128 * 1024
 _MAX_BODY_SIZE: Final = 128 * 1024
 #: Connections that wait in the kernel to be accepted; the kernel may use less.
 _BACKLOG: Final = 1024
-#: The first of the sockets that systemd hands over (sd_listen_fds(3)).
+# The first of the sockets that systemd hands over (sd_listen_fds(3)).
 _FIRST_INHERITED: Final = 3
 
 _log: Final = logging.getLogger("tokenissuer")
