@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import tomllib
@@ -36,6 +37,8 @@ T = TypeVar("T")
 ENVIRONMENT_VARIABLE: Final = "TOKENISSUER_CONFIG"
 FILE_NAME: Final = "tokenissuer.toml"
 SYSTEM_FILE: Final = Path("/etc/tokenissuer") / FILE_NAME
+
+_log: Final = logging.getLogger("tokenissuer")
 
 #: Requests answered at once by default.
 THREADS: Final = 8
@@ -103,16 +106,20 @@ class Running:
     key_id: str
     parts: tuple[Part, ...] = field(repr=False)
 
-    def close(self, keep: Running | None = None) -> None:
+    def close(self, keep: Sequence[Running] = ()) -> None:
         """Close every part.
 
         Args:
-            keep: another application; the parts that it uses stay open.
+            keep: other applications; the parts that they use stay open.
         """
-        kept = [part.value for part in keep.parts] if keep else []
+        kept = [part.value for running in keep for part in running.parts]
         for part in self.parts:
             if not any(part.value is value for value in kept):
-                part.close()
+                try:
+                    part.close()
+                except Exception as error:
+                    # One plug-in's failure must not end the thread that reads the files again.
+                    _log.error("a part of the old configuration could not be closed (%s)", type(error).__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,3 +66,15 @@ def test_several_processes_may_make_it_together(tmp_path: Path) -> None:
         done.start()
         SqliteStore(SqliteOptions(path)).close()
         done.join()
+
+
+def test_the_store_of_an_older_version_is_made_anew(tmp_path: Path) -> None:
+    """Its sessions cannot be read: every use of one would be an outage."""
+    path = tmp_path / "refresh.sqlite3"
+    with contextlib.closing(sqlite3.connect(path)) as old:
+        old.execute("CREATE TABLE sessions (id TEXT, stamp TEXT)")
+        old.execute("PRAGMA user_version = 1")
+    store = SqliteStore(SqliteOptions(path))
+    store.add(session("one"))
+    assert [found.id for found in store.sessions()] == ["one"]
+    store.close()

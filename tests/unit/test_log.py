@@ -136,3 +136,13 @@ def test_people_read_terminals_and_machines_the_rest(stream: io.StringIO, form: 
     handler.close()
     assert stream.getvalue().startswith("{") is is_json
     assert stream.getvalue().count("\n") == 1
+
+
+def test_a_record_that_cannot_be_formatted_takes_no_other_with_it() -> None:
+    """Lines are written in batches."""
+    stream = io.StringIO()
+    handler = LineHandler(stream, LogFormat.JSON)
+    for made in (record("before"), record("%d", "not a number"), record("after")):
+        handler.handle(made)
+    handler.flush()
+    assert [as_json(line)["message"] for line in stream.getvalue().splitlines()] == ["before", "after"]

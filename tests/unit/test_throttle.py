@@ -233,13 +233,15 @@ def test_connections_without_an_address_are_one_source(world: World) -> None:
     assert world.guess("alice", 4, None) == [401, 401, 401, 429]
 
 
-def test_what_is_no_guess_does_not_count(world: World) -> None:
-    """All jobs of a runner use one name, each with its own token, and some of them have expired."""
+def test_what_is_no_guess_counts_for_the_address_alone(world: World) -> None:
+    """All jobs of a runner use one name, each with its own token, and some have expired; but each is asked about."""
     error = InvalidCredentials(is_guess=False)
-    for number in range(20):
+    for number in range(8):
         with pytest.raises(InvalidCredentials):
             world.throttle.run("alice", f"expired token {number}", _address(), raising(error))
-    assert world.login("alice", RIGHT["alice"]) == 200
+    assert world.guess("alice", 1) == [401]
+    with pytest.raises(TooManyAttempts):
+        world.throttle.run("carol", "made up token", _address(), never)
 
 
 def test_many_tokens_at_once_for_a_known_name_get_in(world: World) -> None:
@@ -318,6 +320,13 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_either_limit_may_be_off(account: int, address: int, expected: list[int]) -> None:
     """By 0."""
     assert World(throttle(account, address)).guess("alice", len(expected)) == expected
+
+
+def test_without_the_accounts_limit_the_address_bounds_known_accounts_too() -> None:
+    """Who shares an address with an account that has logged in could try any number of passwords."""
+    world = World(throttle(0, 9))
+    assert world.login("alice", RIGHT["alice"]) == 200
+    assert world.guess("alice", 10) == [401] * 9 + [429]
 
 
 def test_a_restart_forgets_and_a_redis_that_is_down_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:

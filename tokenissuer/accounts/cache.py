@@ -160,10 +160,11 @@ class Cache(Generic[T]):
         Raises:
             BackendUnavailable: if the other thread's answer did not come in time.
         """
-        with self._lock, contextlib.suppress(KeyError):
-            return self.remembered(question)
         mine = _Call[T]()
         with self._lock:
+            # Under the same lock: a call that ends in between would be made twice.
+            with contextlib.suppress(KeyError):
+                return self.remembered(question)
             first = self._calls.setdefault(question, mine)
         return self._run(question, call, mine) if first is mine else first.result(seconds)
 

@@ -107,15 +107,24 @@ class _Counters:
             if left > (others if name == "account" else 0):
                 continue
             # All jobs of a CI runner use one name, each with its own token: they may be many at once.
-            if (name == "address" or left > 0) and self.is_known(attempt):
+            # The limit of the account bounds the guesses of whoever shares the address with it.
+            is_bounded = left > 0 or (name == "address" and self._limits[0][0] == "account")
+            if is_bounded and self.is_known(attempt):
                 continue
             raise TooManyAttempts(math.ceil(max(1.0, end - time.time())) if left <= 0 else 1, name)
 
-    def count(self, attempt: _Attempt) -> None:
-        """Count a wrong password, unless the same one was counted within the window."""
+    def count(self, attempt: _Attempt, *, is_guess: bool) -> None:
+        """Count a wrong password, unless the same one was counted within the window.
+
+        Args:
+            attempt: whose.
+            is_guess: whether it may be a person's password; a token counts for the address alone.
+        """
         self._keep(self._wrong, attempt.password)
         if self._fixed.hit(self._wrong, attempt.password):
             for name, limit in self._limits:
+                if name == "account" and not is_guess:
+                    continue
                 self._keep(limit, attempt.who(name))
                 self._moving.hit(limit, attempt.who(name))
 
@@ -200,8 +209,8 @@ class Throttle:
             self._ask(lambda counters: counters.know(attempt))
             return result
         except InvalidCredentials as error:
-            if error.is_guess:
-                self._ask(lambda counters: counters.count(attempt))
+            is_guess = error.is_guess
+            self._ask(lambda counters: counters.count(attempt, is_guess=is_guess))
             raise
         finally:
             self._end(attempt)

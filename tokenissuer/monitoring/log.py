@@ -132,6 +132,13 @@ class LineHandler(logging.Handler):
         self._queue = queue.SimpleQueue()
         self._has_thread = False
 
+    def _line(self, record: logging.LogRecord) -> str:
+        try:
+            return f"{self.format(record)}\n"
+        except Exception:
+            # One record that a library has made wrongly must not take the others with it.
+            return ""
+
     def _write(self) -> None:
         while True:
             batch = [self._queue.get()]
@@ -141,8 +148,7 @@ class LineHandler(logging.Handler):
                 while True:
                     batch.append(self._queue.get_nowait())
             try:
-                lines = [self.format(item) for item in batch if isinstance(item, logging.LogRecord)]
-                self._stream.write("".join(f"{line}\n" for line in lines))
+                self._stream.write("".join(self._line(item) for item in batch if isinstance(item, logging.LogRecord)))
                 self._stream.flush()
             except Exception:
                 # Nobody can be told: this is the log.

@@ -48,7 +48,7 @@ class ReloadingApplication:
         self._threads: Final = threads
         self._lock: Final = threading.Lock()
         self._pid: Final = os.getpid()
-        self._is_watching = False
+        self._watcher = 0
         self._stop: Final = threading.Event()
         self._wake: Final = threading.Event()
         self._trouble = ""
@@ -58,20 +58,24 @@ class ReloadingApplication:
         self._running = self._build(None)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if not self._is_watching:
+        if self._watcher != os.getpid():
             self.watch()
         return self._running.application(environ, start_response)
 
     def watch(self) -> None:
         """Begin to watch the files, in a thread."""
         with self._lock:
-            if self._is_watching:
+            pid = os.getpid()
+            if self._watcher == pid:
                 return
-            if os.getpid() != self._pid:
+            if pid != self._pid:
                 # Nothing of the parent's is closed: it may still use the same connections.
                 self._replace(keep_parts=False)
+            elif file_stamps(self._files) != self._stamps:
+                # The process may have waited for hours, and an account may be gone since.
+                self._replace()
             threading.Thread(target=self._watch, name="reload", daemon=True).start()
-            self._is_watching = True
+            self._watcher = pid
 
     def reload(self) -> None:
         """Build it again soon, whether or not a file has changed. A signal handler may call this."""
@@ -87,22 +91,24 @@ class ReloadingApplication:
         self._stop.set()
         self._wake.set()
         for _, replaced in self._replaced:
-            replaced.close(keep=self._running)
+            replaced.close(keep=(self._running,))
         self._running.close()
 
     def _watch(self) -> None:
-        seen, tried = self._stamps, time.monotonic()
+        seen, tried, asked = self._stamps, time.monotonic(), False
         while not self._stop.is_set():
-            asked = self._wake.wait(WATCH_INTERVAL)
+            asked = self._wake.wait(WATCH_INTERVAL) or asked
             self._wake.clear()
             if self._stop.is_set():
                 return
             stamps, now = file_stamps(self._files), time.monotonic()
-            has_changed = stamps != self._stamps and stamps == seen
+            # A signal or a second try must not read a file that is half written: its other accounts would be gone.
+            is_settled = stamps == seen
+            has_changed = stamps != self._stamps
             is_due = bool(self._trouble) and now >= tried + RETRY_INTERVAL
             seen = stamps
-            if asked or has_changed or is_due:
-                tried = now
+            if is_settled and (asked or has_changed or is_due):
+                tried, asked = now, False
                 self._replace()
                 seen = self._stamps
             self._close_replaced(now)
@@ -153,4 +159,5 @@ class ReloadingApplication:
 
     def _close_replaced(self, now: float) -> None:
         while self._replaced and now >= self._replaced[0][0]:
-            self._replaced.pop(0)[1].close(keep=self._running)
+            replaced = self._replaced.pop(0)[1]
+            replaced.close(keep=(self._running, *(other for _, other in self._replaced)))

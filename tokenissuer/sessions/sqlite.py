@@ -20,7 +20,7 @@ from tokenissuer.sessions.store import Session, Store
 
 #: Seconds to wait while another process writes, and as many for the other threads: docker waits 15 for everything.
 _TIMEOUT: Final = 3
-_SCHEMA_VERSION: Final = 1
+_SCHEMA_VERSION: Final = 2
 
 _COLUMNS: Final = tuple(field.name for field in dataclasses.fields(Session))
 _SCHEMA: Final = """
@@ -181,7 +181,10 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
 def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version == 0:
+    if version < _SCHEMA_VERSION:
+        if version:
+            # An older version's sessions cannot be read: users log in again.
+            connection.execute("DROP TABLE sessions")
         connection.execute(_SCHEMA)
         connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
     connection.execute("COMMIT")

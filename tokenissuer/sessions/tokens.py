@@ -151,7 +151,7 @@ class RefreshTokens:
                     extra={"security": "session_ended"},
                 )
             raise
-        if now - session.used > TOUCH_INTERVAL or client.address != session.used_from:
+        if now - session.used > min(TOUCH_INTERVAL, self._options.idle / 2) or client.address != session.used_from:
             try:
                 self.store.touch(session.digest, now, client.address)
             except BackendUnavailable as error:

@@ -452,7 +452,7 @@ class Production:
 
     def documented(self, server: str) -> str:
         """The command line of a server in the manual."""
-        (line,) = re.findall(rf"^{server} .*$", (CONF.parent / "docs" / "servers.md").read_text(), re.MULTILINE)
+        (line,) = re.findall(rf"^{server} --.*$", (CONF.parent / "docs" / "servers.md").read_text(), re.MULTILINE)
         return str(line)
 
     def wsgi(self, issuer: Issuer, server: str, *options: str) -> Front:

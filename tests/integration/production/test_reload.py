@@ -58,7 +58,7 @@ def test_everything_is_read_again_under_load(production: Production, host: Host)
     with production.under_load([asker(front)] * 3) as load:
         text = issuer.config.read_text()
         replace(issuer.config, text.replace("lifetime = 900", "lifetime = 600"))
-        all_say(front, host, lambda: front.ask().json()["expires_in"] == 600)
+        all_say(front, host, lambda: 540 < front.ask().json()["expires_in"] <= 600)
         more = '\n[[access]]\neveryone = true\nrepositories = ["open/**"]\nactions = ["pull"]\n'
         replace(issuer.config, text + more)
         all_say(front, host, lambda: front.ask("repository:open/app:pull").status == 200)
@@ -96,7 +96,7 @@ def test_what_cannot_be_used_changes_nothing_and_is_one_line(production: Product
     server.send(signal.SIGHUP)
     assert host.wait_until(lambda: server.output().count("stays in force") == len(faults) + 1)
     replace(issuer.config, text.replace("lifetime = 900", "lifetime = 600"))
-    all_say(front, host, lambda: front.ask().json()["expires_in"] == 600)
+    all_say(front, host, lambda: 540 < front.ask().json()["expires_in"] <= 600)
     assert server.output().count("stays in force") == len(faults) + 1
     assert planted not in server.output()
 
@@ -110,7 +110,7 @@ def test_a_file_that_comes_back_is_found(production: Production, host: Host) -> 
     assert host.wait_until(lambda: "moved.htpasswd" in server.output())
     (issuer.folder / "users.htpasswd").rename(issuer.folder / "moved.htpasswd")
     front = production.direct(issuer)
-    assert host.wait_until(lambda: front.ask().json()["expires_in"] == 600)
+    assert host.wait_until(lambda: 540 < front.ask().json()["expires_in"] <= 600)
     assert server.output().count("stays in force") == 1
 
 
@@ -155,5 +155,5 @@ def test_a_request_in_flight_is_answered_by_what_it_began_with(production: Produ
         replace(issuer.config, issuer.config.read_text().replace("= 900", "= 600"))
         assert host.wait_until(lambda: server.output().count("and the files that it names") == 2)
         assert host.wait_until(lambda: load.done >= 2)
-    assert set(load.failures) <= {"900", "600"}
+    assert all(540 < int(seconds) <= 900 for seconds in load.failures)
     assert "900" in load.failures
