@@ -35,16 +35,17 @@ def application(users: Path) -> Iterator[ReloadingApplication]:
 
 def login(application: ReloadingApplication) -> str:
     """Log in as alice; the status."""
-    said = []
+    said: list[str] = []
+
+    def start(status: str, headers: object, error: object = None) -> Callable[[bytes], object]:
+        said.append(status)
+        return said.__contains__
+
     password = base64.b64encode(b"alice:right").decode()
-    environ = {
-        "PATH_INFO": "/token",
-        "QUERY_STRING": "service=registry.example",
-        "REMOTE_ADDR": "127.0.0.1",
-        "HTTP_AUTHORIZATION": f"Basic {password}",
-    }
+    environ = {"PATH_INFO": "/token", "QUERY_STRING": "service=registry.example", "REMOTE_ADDR": "127.0.0.1"}
+    environ["HTTP_AUTHORIZATION"] = f"Basic {password}"
     setup_testing_defaults(environ)
-    b"".join(application(environ, lambda status, headers, error=None: said.append(status)))  # type: ignore[arg-type, func-returns-value, return-value]
+    b"".join(application(environ, start))
     return said[0][:3]
 
 

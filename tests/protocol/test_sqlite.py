@@ -68,7 +68,7 @@ def test_several_processes_may_make_it_together(tmp_path: Path) -> None:
         done.join()
 
 
-def test_the_store_of_an_older_version_is_made_anew(tmp_path: Path) -> None:
+def test_the_store_of_an_older_version_is_emptied(tmp_path: Path) -> None:
     """Its sessions cannot be read: every use of one would be an outage."""
     path = tmp_path / "refresh.sqlite3"
     with contextlib.closing(sqlite3.connect(path)) as old:
