@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import bcrypt
@@ -15,6 +17,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 import tokenissuer
 import tokenissuer_backends
+from tests.support.cli import Run
+from tests.support.keys import SAMPLE_KEY, certificate_for, pem
+from tokenissuer.cli import main
 from tokenissuer.signing.keys import KeyType, SigningKey, generate_private_key, private_pem, self_signed_certificate
 
 
@@ -99,3 +104,58 @@ def as_nobody() -> None:
     """Skip where file modes mean nothing: root may do everything."""
     if os.geteuid() == 0:
         pytest.skip("root reads and writes whatever the mode says")
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    """The sample key in a file."""
+    path = tmp_path / "auth.key"
+    path.write_bytes(private_pem(SAMPLE_KEY))
+    return path
+
+
+@pytest.fixture
+def certificate_file(tmp_path: Path) -> Path:
+    """A certificate for the sample key in a file."""
+    path = tmp_path / "auth.crt"
+    path.write_bytes(pem(certificate_for(SAMPLE_KEY)))
+    return path
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command in this process: exit code, standard output, standard error."""
+
+    def ran(*arguments: object) -> tuple[int, str, str]:
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return code, out, err
+
+    return ran
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str | bytes], None]]:
+    """Let standard input be this, from a pipe."""
+    with contextlib.ExitStack() as opened:
+
+        def piped(text: str | bytes) -> None:
+            reading, writing = os.pipe()
+            os.write(writing, text.encode() if isinstance(text, str) else text)
+            os.close(writing)
+            monkeypatch.setattr(sys, "stdin", opened.enter_context(os.fdopen(reading, encoding="utf-8")))
+
+        yield piped
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A password file with one account; the password is `pass`."""
+    path = tmp_path / "users.htpasswd"
+    path.write_text("alice:{SHA}nU4eI71bcnBGqeO0t9tXvY1u5oQ=\n")
+    path.chmod(0o600)
+    return path

@@ -24,15 +24,6 @@ def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(htpasswd, "_BCRYPT_COST", 4)
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    """A password file with one account."""
-    path = tmp_path / "users.htpasswd"
-    path.write_text(f"alice:{SHA}\n")
-    path.chmod(0o600)
-    return path
-
-
 def opened(path: Path, groups: Path | None = None) -> HtpasswdBackend:
     return HtpasswdBackend(HtpasswdOptions(path, groups))
 

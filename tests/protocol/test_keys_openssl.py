@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import datetime
 import hashlib
 import re
 from collections.abc import Callable
@@ -11,75 +10,16 @@ from pathlib import Path
 
 import jwt
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from tests.support.keys import SAMPLE_KEY, certificate_for, pem
 from tokenissuer.errors import ConfigurationError
 from tokenissuer.signing.keys import (
     KeyForm,
-    PrivateKey,
     libtrust_id,
     load_signing_key,
-    private_pem,
 )
 
 OpenSSL = Callable[..., str]
-
-
-DAY = 86400
-
-
-def number(text: str) -> int:
-    return int.from_bytes(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), "big")
-
-
-# The sample key of https://distribution.github.io/distribution/spec/auth/jwt/
-SAMPLE = {
-    "d": "R7OnbfMaD5J2jl7GeE8ESo7CnHSBm_1N2k9IXYFrKJA",
-    "x": "m7zUpx3b-zmVE5cymSs64POG9QcyEpJaYCD82-549_Q",
-    "y": "dU3biz8sZ_8GPB-odm8Wxz3lNDr1xcAQQPQaOcr1fmc",
-}
-
-
-SAMPLE_KEY = ec.derive_private_key(number(SAMPLE["d"]), ec.SECP256R1())
-
-
-def certificate_for(private: PrivateKey, *, begin: float = -DAY, end: float = DAY) -> x509.Certificate:
-    """A certificate good from `begin` to `end`, in seconds from now."""
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = datetime.datetime.now(datetime.UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(private.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now + datetime.timedelta(seconds=begin))
-        .not_valid_after(now + datetime.timedelta(seconds=end))
-        .sign(private, hashes.SHA256())
-    )
-
-
-def pem(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(serialization.Encoding.PEM)
-
-
-@pytest.fixture
-def key_file(tmp_path: Path) -> Path:
-    """The sample key in a file."""
-    path = tmp_path / "auth.key"
-    path.write_bytes(private_pem(SAMPLE_KEY))
-    return path
-
-
-@pytest.fixture
-def certificate_file(tmp_path: Path) -> Path:
-    """A certificate for the sample key in a file."""
-    path = tmp_path / "auth.crt"
-    path.write_bytes(pem(certificate_for(SAMPLE_KEY)))
-    return path
 
 
 @pytest.mark.parametrize(

@@ -6,51 +6,16 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tokenissuer.accounts.backend import Account, Backend
+from tests.support.accounts import CLIENT, Directory, Person
 from tokenissuer.accounts.cache import CachedBackend
 from tokenissuer.accounts.chain import Chain
-from tokenissuer.errors import BackendUnavailable, InvalidCredentials, LoginEnded
+from tokenissuer.errors import LoginEnded
 from tokenissuer.sessions.sqlite import SqliteOptions, SqliteStore
-from tokenissuer.sessions.tokens import Client, RefreshOptions, RefreshTokens
-
-CLIENT = Client("registry", "docker", "Docker-Client/28 (linux)", "192.0.2.1")
-
-
-ALICE = Account("alice", frozenset({"developers"}), password_version="first")
-
-
-@dataclass
-class Person:
-    """What the source knows of alice at the moment."""
-
-    account: Account | None = ALICE
-    down: bool = False
-
-
-class Directory(Backend):
-    """A backend whose one account changes as the test wants."""
-
-    def __init__(self, options: Person) -> None:
-        self.person = options
-        self.asked: list[str] = []
-
-    def authenticate(self, username: str, password: str) -> Account:
-        """Accept any password."""
-        return self.lookup(username, password)
-
-    def lookup(self, name: str, password: str) -> Account:
-        """Say what is known now."""
-        self.asked.append(password)
-        if self.person.down:
-            raise BackendUnavailable("down")
-        if self.person.account is None:
-            raise InvalidCredentials(reason="the account is gone")
-        return self.person.account
+from tokenissuer.sessions.tokens import RefreshOptions, RefreshTokens
 
 
 @pytest.fixture

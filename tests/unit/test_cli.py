@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -11,19 +10,19 @@ import shlex
 import stat
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tokenissuer.cli import init, main
+from tests.support.cli import Run, failed
+from tokenissuer.cli import init
 from tokenissuer.cli.init import SetUp
 from tokenissuer.config import load_config
 from tokenissuer.signing.keys import KeyType, PrivateKey, generate_private_key, load_signing_key
 from tokenissuer_backends import htpasswd
 from tokenissuer_backends.htpasswd import HtpasswdBackend, HtpasswdOptions
 
-Run = Callable[..., tuple[int, str, str]]
 FILES = {
     "tokenissuer.toml": 0o644,
     "auth.key": 0o400,
@@ -40,47 +39,6 @@ def _cheap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(htpasswd, "_BCRYPT_COST", 4)
     monkeypatch.delenv("TOKENISSUER_CONFIG", raising=False)
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command in this process: exit code, standard output, standard error."""
-
-    def ran(*arguments: object) -> tuple[int, str, str]:
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 1
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return code, out, err
-
-    return ran
-
-
-def failed(ran: tuple[int, str, str], *says: str) -> str:
-    """The one line of a command that could not do it."""
-    code, out, err = ran
-    assert (code, out) == (1, "")
-    assert err.startswith("tokenissuer: ")
-    assert err.count("\n") == 1
-    for word in says:
-        assert word in err
-    return err
-
-
-@pytest.fixture
-def typed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str | bytes], None]]:
-    """Let standard input be this, from a pipe."""
-    with contextlib.ExitStack() as opened:
-
-        def piped(text: str | bytes) -> None:
-            reading, writing = os.pipe()
-            os.write(writing, text.encode() if isinstance(text, str) else text)
-            os.close(writing)
-            monkeypatch.setattr(sys, "stdin", opened.enter_context(os.fdopen(reading, encoding="utf-8")))
-
-        yield piped
 
 
 def password_of(out: str) -> str:

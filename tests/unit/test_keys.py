@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import datetime
 import hashlib
 import json
 import time
@@ -13,16 +12,15 @@ from pathlib import Path
 import jwt
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.x509.oid import NameOID
 
+from tests.support.keys import DAY, SAMPLE, SAMPLE_KEY, certificate_for, number, pem
 from tokenissuer.diagnosis import Severity
 from tokenissuer.errors import ConfigurationError
 from tokenissuer.signing.keys import (
     KeyForm,
     KeyType,
-    PrivateKey,
     SigningKey,
     file_findings,
     generate_private_key,
@@ -34,20 +32,8 @@ from tokenissuer.signing.keys import (
 )
 
 OpenSSL = Callable[..., str]
-DAY = 86400
 
 
-def number(text: str) -> int:
-    return int.from_bytes(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), "big")
-
-
-# The sample key of https://distribution.github.io/distribution/spec/auth/jwt/
-SAMPLE = {
-    "d": "R7OnbfMaD5J2jl7GeE8ESo7CnHSBm_1N2k9IXYFrKJA",
-    "x": "m7zUpx3b-zmVE5cymSs64POG9QcyEpJaYCD82-549_Q",
-    "y": "dU3biz8sZ_8GPB-odm8Wxz3lNDr1xcAQQPQaOcr1fmc",
-}
-SAMPLE_KEY = ec.derive_private_key(number(SAMPLE["d"]), ec.SECP256R1())
 # The example of RFC 7638, section 3.1.
 RFC_7638_N = (
     "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknj"
@@ -55,42 +41,6 @@ RFC_7638_N = (
     "vRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzK"
     "nqDKgw"
 )
-
-
-def certificate_for(private: PrivateKey, *, begin: float = -DAY, end: float = DAY) -> x509.Certificate:
-    """A certificate good from `begin` to `end`, in seconds from now."""
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = datetime.datetime.now(datetime.UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(private.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now + datetime.timedelta(seconds=begin))
-        .not_valid_after(now + datetime.timedelta(seconds=end))
-        .sign(private, hashes.SHA256())
-    )
-
-
-def pem(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(serialization.Encoding.PEM)
-
-
-@pytest.fixture
-def key_file(tmp_path: Path) -> Path:
-    """The sample key in a file."""
-    path = tmp_path / "auth.key"
-    path.write_bytes(private_pem(SAMPLE_KEY))
-    return path
-
-
-@pytest.fixture
-def certificate_file(tmp_path: Path) -> Path:
-    """A certificate for the sample key in a file."""
-    path = tmp_path / "auth.crt"
-    path.write_bytes(pem(certificate_for(SAMPLE_KEY)))
-    return path
 
 
 def test_the_specifications_sample_key_has_its_published_libtrust_id() -> None:

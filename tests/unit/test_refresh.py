@@ -16,46 +16,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.accounts import ALICE, CLIENT, Directory, Person
 from tokenissuer.accounts.backend import Account, Backend
 from tokenissuer.accounts.cache import CachedBackend
 from tokenissuer.accounts.chain import Chain, Login
-from tokenissuer.errors import BackendUnavailable, ConfigurationError, InvalidCredentials, LoginEnded
+from tokenissuer.errors import BackendUnavailable, ConfigurationError, LoginEnded
 from tokenissuer.sessions.sqlite import _SCHEMA, SqliteOptions, SqliteStore
 from tokenissuer.sessions.store import Session, load_store
 from tokenissuer.sessions.tokens import TOUCH_INTERVAL, Client, RefreshOptions, RefreshTokens
 
-CLIENT = Client("registry", "docker", "Docker-Client/28 (linux)", "192.0.2.1")
 DAY = 24 * 3600.0
-ALICE = Account("alice", frozenset({"developers"}), password_version="first")
-
-
-@dataclass
-class Person:
-    """What the source knows of alice at the moment."""
-
-    account: Account | None = ALICE
-    down: bool = False
-
-
-class Directory(Backend):
-    """A backend whose one account changes as the test wants."""
-
-    def __init__(self, options: Person) -> None:
-        self.person = options
-        self.asked: list[str] = []
-
-    def authenticate(self, username: str, password: str) -> Account:
-        """Accept any password."""
-        return self.lookup(username, password)
-
-    def lookup(self, name: str, password: str) -> Account:
-        """Say what is known now."""
-        self.asked.append(password)
-        if self.person.down:
-            raise BackendUnavailable("down")
-        if self.person.account is None:
-            raise InvalidCredentials(reason="the account is gone")
-        return self.person.account
 
 
 class Clock:
