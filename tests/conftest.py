@@ -103,7 +103,7 @@ def openssl(tmp_path: Path) -> Callable[..., str]:
 def as_nobody() -> None:
     """Skip where file modes mean nothing: root may do everything."""
     if os.geteuid() == 0:
-        pytest.skip("root reads and writes whatever the mode says")
+        pytest.skip("root may read and write every file")
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ from tokenissuer_backends.ldap.wire import Entry
 
 T = TypeVar("T")
 
-#: Seconds for one login, whatever the servers do. Docker gives up after 15.
+#: Seconds for one login, all servers together. Docker gives up after 15.
 LOGIN_TIME: Final = 10.0
 #: Bytes: servers close the connection if a longer one is sent.
 _MAX_PASSWORD: Final = 1024

@@ -72,7 +72,7 @@ def test_a_process_forked_after_the_first_request_reads_its_files_too(
 def test_a_file_that_is_half_written_is_not_read(
     application: ReloadingApplication, users: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not even when a signal arrives: whoever is not in it yet would lose his login."""
+    """A signal arrives in between. Accounts that are not in the file yet would lose their logins."""
     monkeypatch.setattr(reload, "WATCH_INTERVAL", 0.2)
     assert login(application) == "200"
     text = users.read_text()

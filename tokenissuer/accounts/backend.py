@@ -94,7 +94,7 @@ class Backend(ABC):
         raise InvalidCredentials(reason=f"{type(self).__name__} cannot look up accounts")
 
     def grants(self, account: Account | None, access: Access) -> frozenset[str]:
-        """Return the actions that the backend itself allows on a repository, whatever the access rules say.
+        """Return the actions that the backend itself allows on a repository. It does not know the access rules.
 
         Args:
             account: from `authenticate` or `lookup` of this backend; None for what everyone may do.

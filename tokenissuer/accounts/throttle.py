@@ -3,7 +3,7 @@
 There is a limit of different wrong passwords per account and address, and a limit per address (for IPv6 per /64). An
 account that has logged in from an address within a week is not held to that address's limit.
 
-Who has reached a limit is refused whatever the password: a different answer for the right one would be one more guess.
+Beyond a limit every password is refused, the right one too: a different answer would be one more guess.
 """
 
 from __future__ import annotations
