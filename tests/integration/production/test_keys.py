@@ -40,12 +40,16 @@ def generation(request: pytest.FixtureRequest) -> int:
 
 
 def mover(client: Client, registry: str, image: Image, folder: Path) -> Callable[[], str]:
-    """Somebody who pushes and pulls again and again, each time with new tokens."""
+    """Somebody who pushes and pulls again and again, each time with new tokens.
+
+    Each has a repository of their own: Distribution 2 empties a tag's file before it writes it, and answers 500 to
+    whoever reads the same tag at that moment.
+    """
     turn = iter(range(10**6))
 
     def push_and_pull() -> str:
         number = next(turn)
-        reference = f"{registry}/alice/app:t{number}"
+        reference = f"{registry}/alice/{folder.name}:t{number}"
         pushed = client.push(image, reference)
         if pushed.code:
             return str(pushed)
