@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 import re
 import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.machine import free_port
+from tokenissuer.net import HostPort
+from tokenissuer.serving.listener import Listener, open_sockets
+
 if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
     from tests.protocol.conftest import Server
 
 FORM = b"grant_type=password&username=bob&password=pw&service=registry.example"
@@ -141,6 +148,31 @@ def test_requests_in_a_row_on_one_connection_keep_apart(server: Server) -> None:
     )
     statuses = re.findall(rb"HTTP/1\.1 (\d{3}) ", back)
     assert statuses == [b"200", b"200", b"401"]
+
+
+def test_a_further_request_on_a_connection_costs_no_time_while_it_is_answered() -> None:
+    """An answer that waits for the next one, which is slow, must not keep the server's loop busy."""
+
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        time.sleep(1 if environ["PATH_INFO"] == "/slow" else 0)
+        start_response("200 OK", [("Content-Length", "2")])
+        return [b"{}"]
+
+    (listening,) = open_sockets(HostPort("127.0.0.1", port := free_port()))
+    listener = Listener(answer, [listening], 2)
+    thread = threading.Thread(target=listener.run, daemon=True)
+    thread.start()
+    with listening, socket.create_connection(("127.0.0.1", port), 10) as connection:
+        used = time.process_time()
+        connection.sendall(
+            b"GET /fast HTTP/1.1\r\nHost: x\r\n\r\n" + b"GET /slow HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )
+        back = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert time.process_time() - used < 0.5
+        listener.stop()
+        thread.join(10)
+    assert back.count(b"200 OK") == 2
+    assert not thread.is_alive()
 
 
 def test_slow_clients_keep_nobody_waiting(server: Server) -> None:

@@ -14,12 +14,11 @@ import re
 import sys
 import threading
 import time
-from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Final, TextIO
 
-from tokenissuer.web.record import LogLine, quoted, shortened
+from tokenissuer.web.record import LogLine, quoted, shortened, timestamp
 
 #: Seconds for which lines are collected before they are written.
 BATCH_SECONDS: Final = 0.05
@@ -52,23 +51,15 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        line: dict[str, Any] = {
-            "time": _time(record),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "process": record.process,
-        }
+        head = f'{{"time": "{timestamp(record.created)}", {_origin(record.levelname, record.name, record.process)}'
         if security := _security(record):
-            line["security"] = security
+            head += f'"security": "{security}", '
         if not isinstance(record.msg, LogLine):
-            line["message"] = _message(record)
-            return json.dumps(line)
-        # The line's own names come first, and no field replaces them.
-        text = json.dumps({**line, **record.msg, **line})
-        if len(text) <= _SHORT_LINE:
-            return text
-        fields = {name: shortened(name, value) for name, value in record.msg.items()}
-        return json.dumps({**line, **fields, **line})
+            return f'{head}"message": {json.dumps(_message(record))}}}'
+        fields = json.dumps(record.msg)
+        if len(fields) > _SHORT_LINE:
+            fields = json.dumps({name: shortened(name, value) for name, value in record.msg.items()})
+        return head + fields[1:]
 
 
 class TextFormatter(logging.Formatter):
@@ -76,7 +67,7 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        head = f"{_time(record)} {record.levelname:<7}"
+        head = f"{timestamp(record.created)} {record.levelname:<7}"
         security = _security(record)
         if not isinstance(record.msg, LogLine):
             text = _UNPRINTABLE.sub(_escaped, _message(record))
@@ -90,7 +81,7 @@ class TextFormatter(logging.Formatter):
 
 
 class LineHandler(logging.Handler):
-    """Hands each record to one thread, which writes lines in batches: no request waits for the disk or the terminal.
+    """Hands each line to one thread, which writes them in batches: no request waits for the disk or the terminal.
 
     An error is written before the call returns. A process that is killed loses at most the lines of the last
     `BATCH_SECONDS`.
@@ -100,7 +91,7 @@ class LineHandler(logging.Handler):
         form: how.
     """
 
-    _queue: queue.SimpleQueue[logging.LogRecord | threading.Event]
+    _queue: queue.SimpleQueue[str | threading.Event]
     _has_thread: bool
 
     def __init__(self, stream: TextIO, form: LogFormat = LogFormat.AUTO) -> None:
@@ -113,11 +104,17 @@ class LineHandler(logging.Handler):
         os.register_at_fork(after_in_child=self._begin)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Hand the record over."""
+        """Hand the record's line over."""
+        try:
+            line = self.format(record)
+        except Exception:
+            # A record that a library has made wrongly must not fail what it reports.
+            return
         if not self._has_thread:
             self._has_thread = True
             threading.Thread(target=self._write, name="log", daemon=True).start()
-        self._queue.put(record)
+        # Lines, not records: who formats hundreds at once keeps all requests waiting.
+        self._queue.put(line)
         if record.levelno >= logging.ERROR or self._queue.qsize() > MAX_QUEUED:
             self.flush()
 
@@ -132,23 +129,16 @@ class LineHandler(logging.Handler):
         self._queue = queue.SimpleQueue()
         self._has_thread = False
 
-    def _line(self, record: logging.LogRecord) -> str:
-        try:
-            return f"{self.format(record)}\n"
-        except Exception:
-            # One record that a library has made wrongly must not take the others with it.
-            return ""
-
     def _write(self) -> None:
         while True:
             batch = [self._queue.get()]
-            if isinstance(batch[0], logging.LogRecord):
+            if isinstance(batch[0], str):
                 time.sleep(BATCH_SECONDS)
             with contextlib.suppress(queue.Empty):
                 while True:
                     batch.append(self._queue.get_nowait())
             try:
-                self._stream.write("".join(self._line(item) for item in batch if isinstance(item, logging.LogRecord)))
+                self._stream.write("".join(f"{item}\n" for item in batch if isinstance(item, str)))
                 self._stream.flush()
             except Exception:
                 # Nobody can be told: this is the log.
@@ -202,13 +192,9 @@ def _message(record: logging.LogRecord) -> str:
     return text[:_MAX_MESSAGE]
 
 
-def _time(record: logging.LogRecord) -> str:
-    return f"{_second(int(record.created))}.{int(record.created % 1 * 1000):03d}Z"
-
-
-@lru_cache(maxsize=16)
-def _second(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+@lru_cache(maxsize=64)
+def _origin(level: str, logger: str, process: int | None) -> str:
+    return f'{json.dumps({"level": level.lower(), "logger": logger, "process": process})[1:-1]}, '
 
 
 def _escaped(found: re.Match[str]) -> str:

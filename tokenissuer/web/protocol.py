@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-import datetime
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +33,7 @@ from tokenissuer.errors import (
 from tokenissuer.scope import Access, parse_scopes, scope_text
 from tokenissuer.service import Password, RefreshToken, TokenRequest, TokenResponse
 from tokenissuer.web.proxies import NO_PROXIES, TrustedProxies
+from tokenissuer.web.record import timestamp
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -172,8 +171,7 @@ def token_response(response: TokenResponse) -> Response:
     """
     token = response.token
     # Go clients reject the whole answer for a time without zone; Apple's needs the fraction.
-    moment = datetime.datetime.fromtimestamp(math.floor(token.issued_at * 1000) / 1000, datetime.UTC)
-    issued_at = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    issued_at = timestamp(token.issued_at)
     # Only if it was asked for: ggcr and regclient would use it at once.
     refresh_token = f',"refresh_token":"{response.refresh_token}"' if response.refresh_token else ""
     # Written by hand, because it is long and only the scope could need escapes.

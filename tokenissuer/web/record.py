@@ -6,6 +6,8 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 
 from tokenissuer.errors import RequestError
@@ -96,6 +98,20 @@ def quoted(value: object) -> str:
     """Write a value in quotes if it could be read as more than one, or could break the line."""
     text = str(value)
     return text if _PLAIN.fullmatch(text) else json.dumps(text)
+
+
+def timestamp(seconds: float) -> str:
+    """Write a time in UTC, to the millisecond (RFC 3339).
+
+    Args:
+        seconds: since 1970.
+    """
+    return f"{_second(int(seconds))}.{int(seconds % 1 * 1000):03d}Z"
+
+
+@lru_cache(maxsize=16)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _is_less(granted: Iterable[Access], requested: Iterable[Access]) -> bool:
