@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
 from tokenissuer.net import IPAddress, IPNetwork, parse_network
@@ -318,6 +318,16 @@ class Decision:
     denied: frozenset[str]
     allowed_by: tuple[int, ...]
     denied_by: tuple[int, ...]
+    #: Which rules decided, for the log. Made once: decisions are remembered.
+    reason: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        parts = [
+            f"{verb} by access rule {', '.join(map(str, rules))}"
+            for verb, rules in (("allowed", self.allowed_by), ("denied", self.denied_by))
+            if rules
+        ]
+        object.__setattr__(self, "reason", " and ".join(parts) or "no access rule applies")
 
     def grant(self, access: Access, more: frozenset[str]) -> Access:
         """Return what is granted of what was requested.
@@ -330,16 +340,6 @@ class Decision:
         if access.actions <= may and "*" not in access.actions:
             return access
         return Access(access.type, access.name, may if "*" in access.actions else may & access.actions)
-
-    @property
-    def reason(self) -> str:
-        """Which rules decided, for the log."""
-        parts = [
-            f"{verb} by access rule {', '.join(map(str, rules))}"
-            for verb, rules in (("allowed", self.allowed_by), ("denied", self.denied_by))
-            if rules
-        ]
-        return " and ".join(parts) or "no access rule applies"
 
 
 class _Index:

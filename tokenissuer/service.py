@@ -239,7 +239,10 @@ def _client(request: TokenRequest, service: str) -> Client:
 
 def _reason(access: Access, decision: Decision, grant: Access, backend: str) -> str:
     """Say for the log what decided on one resource, and why the rest is not granted."""
-    parts = [f"{access.type}:{access.name} {decision.reason}"]
+    decided = f"{access.type}:{access.name} {decision.reason}"
+    if grant.actions == access.actions <= decision.allowed:
+        return decided
+    parts = [decided]
     if by_backend := grant.actions - decision.allowed:
         parts.append(f"{_listed(by_backend)}: granted by {backend}")
     missing = access.actions - grant.actions - ({"*"} if grant.actions else set())

@@ -13,6 +13,7 @@ import ssl
 import threading
 import time
 import urllib.parse
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -291,14 +292,14 @@ class _Pauses:
 
     def __init__(self) -> None:
         self._lock: Final = threading.Lock()
-        self._ends: Final[dict[bytes, float]] = {}
+        self._ends: Final[OrderedDict[bytes, float]] = OrderedDict()
 
     def add(self, credential: Credential, seconds: int) -> None:
         with self._lock:
             self._ends.pop(credential.fingerprint, None)
             self._ends[credential.fingerprint] = time.monotonic() + seconds
             while len(self._ends) > _MAX_PAUSES:
-                del self._ends[next(iter(self._ends))]
+                self._ends.popitem(last=False)
 
     def check(self, credential: Credential, place: str) -> None:
         with self._lock:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import hmac
 import secrets
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
@@ -128,9 +128,9 @@ class Cache(Generic[T]):
         self._seconds: Final = seconds
         self._refusal_seconds: Final = refusal_seconds
         self._lock: Final = threading.Lock()
-        self._answers: Final[dict[Hashable, tuple[float, T]]] = {}
+        self._answers: Final[OrderedDict[Hashable, tuple[float, T]]] = OrderedDict()
         # Kept apart: many wrong passwords must not push out the right ones.
-        self._refusals: Final[dict[Hashable, tuple[float, RequestError]]] = {}
+        self._refusals: Final[OrderedDict[Hashable, tuple[float, RequestError]]] = OrderedDict()
         self._calls: Final[dict[Hashable, _Call[T]]] = {}
 
     def remembered(self, question: Hashable) -> T:
@@ -198,13 +198,13 @@ class Cache(Generic[T]):
             mine.done.set()
 
 
-def _keep(kept: dict[Hashable, tuple[float, T]], question: Hashable, end: float, answer: T) -> None:
+def _keep(kept: OrderedDict[Hashable, tuple[float, T]], question: Hashable, end: float, answer: T) -> None:
     if end <= time.monotonic():
         return
     kept.pop(question, None)
     kept[question] = (end, answer)
     while len(kept) > MAX_ANSWERS:
-        del kept[next(iter(kept))]
+        kept.popitem(last=False)
 
 
 class Limit:
@@ -348,7 +348,7 @@ class CachedBackend:
         # The length says where the name ends: no other pair can give the same bytes.
         name = username.encode("utf-8", "surrogatepass")
         message = len(name).to_bytes(8, "big") + name + password.encode("utf-8", "surrogatepass")
-        return hmac.digest(self._key, message, hashlib.sha256)
+        return hashlib.blake2b(message, key=self._key).digest()
 
     def _call(self, question: str, call: Callable[[], T]) -> T:
         with self._limit.place():

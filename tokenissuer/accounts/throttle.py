@@ -9,7 +9,6 @@ Beyond a limit every password is refused, the right one too: a different answer 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import logging
 import math
 import threading
@@ -103,6 +102,9 @@ class _Counters:
             TooManyAttempts: if not.
         """
         for name, limit in self._limits:
+            if self._is_bounded and not others and (limit, attempt.who(name)) not in self._kept:
+                # Nothing was counted, as for nearly everybody.
+                continue
             end, left = self._moving.get_window_stats(limit, attempt.who(name))
             if left > (others if name == "account" else 0):
                 continue
@@ -234,7 +236,7 @@ class Throttle:
     def _digest(self, context: str, text: str) -> str:
         # The context has a fixed length, so no other two texts give the same bytes.
         message = (context + text).encode("utf-8", "surrogatepass")
-        return hmac.digest(self._key, message, hashlib.sha256).hex()[:32]
+        return hashlib.blake2b(message, key=self._key, digest_size=16).hexdigest()
 
     def _ask(self, question: Callable[[_Counters], None]) -> None:
         """Ask Redis, or memory if there is none or it fails: an outage of Redis must not stop a login."""

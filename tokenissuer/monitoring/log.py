@@ -16,7 +16,7 @@ import threading
 import time
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, Final, TextIO
+from typing import Final, TextIO
 
 from tokenissuer.web.record import LogLine, quoted, shortened, timestamp
 
@@ -194,7 +194,7 @@ def _message(record: logging.LogRecord) -> str:
 
 @lru_cache(maxsize=64)
 def _origin(level: str, logger: str, process: int | None) -> str:
-    return f'{json.dumps({"level": level.lower(), "logger": logger, "process": process})[1:-1]}, '
+    return f"{json.dumps({'level': level.lower(), 'logger': logger, 'process': process})[1:-1]}, "
 
 
 def _escaped(found: re.Match[str]) -> str:

@@ -7,6 +7,7 @@ import secrets
 import threading
 import time
 import urllib.parse
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -124,7 +125,10 @@ class Issuer:
         # Clients may take a token that ends within a minute for one that lasts a minute.
         self._reusable: Final = max(lifetime / 2, MIN_LIFETIME) if reuse else lifetime + 1
         self._lock: Final = threading.Lock()
-        self._tokens: Final[dict[tuple[str, str, str, tuple[Access, ...]], tuple[int, AccessToken]]] = {}
+        # Not a dict: to find the oldest entry of one it passes over the places of all that were taken out before.
+        self._tokens: Final[OrderedDict[tuple[str, str, str, tuple[Access, ...]], tuple[int, AccessToken]]] = (
+            OrderedDict()
+        )
 
     def issue(
         self,
@@ -158,7 +162,7 @@ class Issuer:
                 self._tokens.pop(request, None)
                 self._tokens[request] = (now + token.expires_in, token)
                 if len(self._tokens) > MAX_TOKENS:
-                    del self._tokens[next(iter(self._tokens))]
+                    self._tokens.popitem(last=False)
         return token
 
     def _sign(

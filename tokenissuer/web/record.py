@@ -47,7 +47,7 @@ class Exchange:
     def security(self) -> str:
         """What it means to those who watch for attacks and outages; empty if nothing."""
         if isinstance(self.result, TokenResponse) and self.request is not None:
-            if _is_less(self.result.granted, self.request.requested):
+            if self.result.granted != self.request.requested and _is_less(self.result.granted, self.request.requested):
                 return "denied"
             return "login" if self.result.subject else ""
         if self.endpoint == "revoke" and self.status == 200:
