@@ -9,6 +9,7 @@ import os
 import re
 import stat
 import tempfile
+import threading
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -87,6 +88,8 @@ class HtpasswdBackend(Backend):
         self._hashes: Final = _read_hashes(options.path)
         self._stand_ins: Final = tuple(self._hashes.values()) or (_STAND_IN,)
         self._groups: Final = _read_groups(options.groups) if options.groups is not None else {}
+        # More hashes at once than processors take no less time, and keep every other request from its turn.
+        self._processors: Final = threading.BoundedSemaphore(os.cpu_count() or 1)
 
     def authenticate(self, username: str, password: str) -> Account:
         """Prove that the password is this account's; names are compared letter by letter.
@@ -95,7 +98,8 @@ class HtpasswdBackend(Backend):
             UnknownAccount: if the file does not have the name; after as much work as for a known one.
             InvalidCredentials: if the password is wrong.
         """
-        right = _verify(password, self._hash_for(username))
+        with self._processors:
+            right = _verify(password, self._hash_for(username))
         if username not in self._hashes:
             raise UnknownAccount(reason="the name is not in the password file")
         if not right:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from tokenissuer.accounts.backend import Backend, load_backend
-from tokenissuer.accounts.cache import CachedBackend, CacheOptions
+from tokenissuer.accounts.cache import CachedBackend, CacheOptions, Threads
 from tokenissuer.accounts.chain import Chain
 from tokenissuer.accounts.throttle import Throttle, ThrottleOptions
 from tokenissuer.diagnosis import Finding, Findings, Severity
@@ -41,7 +41,7 @@ SYSTEM_FILE: Final = Path("/etc/tokenissuer") / FILE_NAME
 _log: Final = logging.getLogger("tokenissuer")
 
 #: Requests answered at once by default.
-THREADS: Final = 8
+THREADS: Final = 128
 #: Seconds: what a token allows cannot be taken back before it ends.
 _LONG_LIFETIME: Final = 3600
 
@@ -199,7 +199,8 @@ class Config:
         issuer = Issuer(self.issuer.name, key, self.issuer.lifetime, self.key_forms(), self.issuer.reuse)
         with ExitStack() as undo:
             parts = _Parts(before, undo)
-            backends = [parts.backend(backend, self.cache, threads) for backend in self.backends]
+            waiting = parts.get(("threads", threads), lambda: Threads(threads))
+            backends = [parts.backend(backend, self.cache, waiting) for backend in self.backends]
             refresh = parts.get(
                 self.refresh, self.open_refresh, lambda tokens: tokens.store.close() if tokens else None
             )
@@ -285,12 +286,10 @@ class _Parts:
         self._undo: Final = undo
         self.made: Final[list[Part]] = []
 
-    def backend(self, config: BackendConfig, cache: CacheOptions, threads: int) -> CachedBackend:
-        # Half of the threads: the other half stays free if the backend hangs.
-        places = max(1, threads // 2)
+    def backend(self, config: BackendConfig, cache: CacheOptions, threads: Threads) -> CachedBackend:
         return self.get(
-            (config, cache, places, file_stamps(files_in(config.options))),
-            lambda: CachedBackend(config.name, config.build(), cache, places, observe_backend),
+            (config, cache, threads, file_stamps(files_in(config.options))),
+            lambda: CachedBackend(config.name, config.build(), cache, threads, observe=observe_backend),
             lambda cached: cached.backend.close(),
         )
 

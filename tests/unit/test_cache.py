@@ -7,14 +7,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
 
 from tokenissuer.accounts import cache
 from tokenissuer.accounts.backend import Account, Backend
-from tokenissuer.accounts.cache import CachedBackend, CacheOptions, Limit
+from tokenissuer.accounts.cache import CachedBackend, CacheOptions, Limit, Threads
 from tokenissuer.accounts.chain import Chain
 from tokenissuer.errors import BackendUnavailable, InternalError, InvalidCredentials, UnknownAccount
 
@@ -58,7 +58,7 @@ class Counting(Backend):
 
 def cached(backend: Backend, success: int = 60, failure: int = 60, places: int = 8) -> CachedBackend:
     """A cached backend with the usual settings."""
-    return CachedBackend("tested", backend, CacheOptions(success, failure), places)
+    return CachedBackend("tested", backend, CacheOptions(success, failure), places=places)
 
 
 def refused(memory: CachedBackend, username: str, password: str) -> InvalidCredentials:
@@ -295,30 +295,31 @@ def test_an_outage_is_told_to_everybody_who_waits_for_the_same_answer() -> None:
             assert sorted(type(error).__name__ for error in errors) == ["InternalError"] * 4 + ["ZeroDivisionError"]
 
 
-def test_a_backend_that_hangs_holds_only_its_places(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Remembered logins and other backends are served at once, and further requests get 503."""
-    monkeypatch.setattr(cache, "WAIT", 0.2)
+def test_a_backend_that_hangs_turns_away_who_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the first call that times out. Remembered logins and other backends are served at once all the time."""
     monkeypatch.setattr(cache, "SLOW", 0.1)
-    is_over, hanging = threading.Event(), Counting()
+    is_over, has_timed_out = threading.Event(), threading.Event()
+    hanging = Counting()
     memory, other = cached(hanging, places=2), cached(Counting(), places=2)
     memory.authenticate("alice", "right")
 
     def hang(username: str, password: str) -> Account:
-        is_over.wait(30)
+        (has_timed_out if username == "first" else is_over).wait(30)
         raise BackendUnavailable("no answer in time")
 
     hanging.answer = hang
-    with ThreadPoolExecutor(10) as threads:
-        logins = [threads.submit(memory.authenticate, f"user-{number}", "right") for number in range(10)]
+    with ThreadPoolExecutor(11) as threads:
+        logins = [threads.submit(memory.authenticate, name, "right") for name in ("first", *map(str, range(8)))]
         started = time.monotonic()
         assert memory.authenticate("alice", "right").name == "alice"
         assert other.authenticate("bob", "right").name == "bob"
         assert time.monotonic() - started < 0.1
+        time.sleep(0.15)
+        assert not any(login.done() for login in logins)
+        has_timed_out.set()
         wait(logins, timeout=0.4)
-        assert sum(login.done() for login in logins) == 8
-        # One call finds out whether it answers again; nobody else waits.
-        logins.append(threads.submit(memory.authenticate, "trial", "right"))
-        time.sleep(0.02)
+        # One is the other call that hangs, and one finds out whether it answers again; nobody waits.
+        assert sum(not login.done() for login in logins) == 2
         for question in (memory.authenticate, memory.lookup):
             started = time.monotonic()
             with pytest.raises(BackendUnavailable, match="it does not answer"):
@@ -329,15 +330,40 @@ def test_a_backend_that_hangs_holds_only_its_places(monkeypatch: pytest.MonkeyPa
         assert isinstance(login.exception(), BackendUnavailable)
     hanging.answer = hanging.decide
     assert memory.authenticate("late", "right").name == "late"
-    assert memory._limit.wait == 0.2
+    assert memory.authenticate("later", "right").name == "later"
+
+
+def test_a_place_is_waited_for_as_long_as_a_client_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then it is an outage, and nothing says that the backend hangs."""
+    monkeypatch.setattr(cache, "WAIT", 0.1)
+    limit = Limit(1)
+    with limit.place(), pytest.raises(BackendUnavailable, match="too many calls"), limit.place():
+        pass
+    with limit.place():
+        pass
 
 
 def test_a_call_that_fails_at_once_keeps_nobody_waiting() -> None:
     """One user's rate limit at the source must not turn others away."""
-    limit = Limit(1)
-    with pytest.raises(BackendUnavailable, match="down"), limit.place():
-        raise BackendUnavailable("down")
-    assert limit.wait > 0
+    limit = Limit(2)
+    for _ in range(2):
+        with limit.place(), pytest.raises(BackendUnavailable, match="down"), limit.place():
+            raise BackendUnavailable("down")
+
+
+def test_some_threads_are_left_for_who_needs_no_backend() -> None:
+    """However many wait for it: the next is turned away at once."""
+    is_over = threading.Event()
+    hanging = Counting(lambda username, password: Account(username) if is_over.wait(10) else Account(""))
+    memory = CachedBackend("test", hanging, threads=Threads(8), places=2)
+    with ThreadPoolExecutor(8) as threads:
+        logins = [threads.submit(memory.authenticate, str(number), "right") for number in range(8)]
+        done, _ = wait(logins, timeout=5, return_when=FIRST_COMPLETED)
+        assert [getattr(login.exception(), "reason", "") for login in done] == [
+            "too many requests wait for account sources"
+        ]
+        is_over.set()
+    assert sum(login.exception() is None for login in logins) == 7
 
 
 def test_a_place_that_becomes_free_is_taken_by_who_waits_for_it() -> None:

@@ -27,8 +27,10 @@ T = TypeVar("T")
 MAX_SECONDS: Final = 60
 #: Answers of each kind kept in memory; the oldest is dropped first.
 MAX_ANSWERS: Final = 10_000
-#: Seconds that a request waits for a free place, or for the answer to an identical request: it holds a thread.
-WAIT: Final = 1.0
+#: Calls to one backend under way at once: more make a directory slower, not faster.
+MAX_CALLS: Final = 16
+#: Seconds that a request waits for a place, or for the answer to an identical request: docker gives up after 15.
+WAIT: Final = 12.0
 #: Seconds after which a call that fails has kept a thread from others.
 SLOW: Final = 1.0
 
@@ -207,39 +209,55 @@ def _keep(kept: OrderedDict[Hashable, tuple[float, T]], question: Hashable, end:
         kept.popitem(last=False)
 
 
-class Limit:
-    """Bounds the calls to one backend, so that one that hangs cannot hold every thread.
+class Threads:
+    """Bounds the threads that ask backends or wait for their answers: the rest serve whoever needs no backend now.
 
-    Requests wait for a place up to `WAIT` seconds. Once a wait or a call has timed out, they no longer wait: one call
-    at a time finds out whether the backend answers again.
+    Args:
+        count: the threads that the server has.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._free: Final = threading.BoundedSemaphore(max(1, count - max(1, count // 8)))
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Hold a thread for as long as the block lasts.
+
+        Raises:
+            BackendUnavailable: if all that may wait do so.
+        """
+        if not self._free.acquire(blocking=False):
+            raise BackendUnavailable("too many requests wait for account sources")
+        try:
+            yield
+        finally:
+            self._free.release()
+
+
+class Limit:
+    """Bounds the calls to one backend that are under way at once.
+
+    Requests wait for a place up to `WAIT` seconds. Once a call has timed out the backend is taken to hang: those who
+    wait are turned away, and one call at a time finds out whether it answers again.
 
     Args:
         places: calls under way at once.
     """
 
     def __init__(self, places: int) -> None:
-        self._places: Final = threading.BoundedSemaphore(places)
-        self._retry: Final = threading.BoundedSemaphore(1)
+        self._changed: Final = threading.Condition()
+        self._free = places
         self._hangs = False
-
-    @property
-    def wait(self) -> float:
-        """Seconds to wait for a place or for another thread's answer."""
-        return 0.0 if self._hangs else WAIT
+        self._is_retrying = False
 
     @contextlib.contextmanager
     def place(self) -> Iterator[None]:
         """Hold a place for as long as the block lasts.
 
         Raises:
-            BackendUnavailable: if there is none.
+            BackendUnavailable: if there is none in time.
         """
-        place, wait = (self._retry if self._hangs else self._places), self.wait
-        if not place.acquire(timeout=wait):
-            self._hangs = True
-            raise BackendUnavailable(
-                f"too many calls are under way (waited {wait:.0f} s)" if wait else "it does not answer; one call tries"
-            )
+        is_retry = self._enter()
         started = time.monotonic()
         hangs = False
         try:
@@ -248,8 +266,34 @@ class Limit:
             hangs = time.monotonic() - started > SLOW
             raise
         finally:
+            self._leave(is_retry=is_retry, hangs=hangs)
+
+    def _enter(self) -> bool:
+        """Take a place, and return whether it is that of the one call that tries a backend that hangs."""
+        end = time.monotonic() + WAIT
+        with self._changed:
+            while not self._hangs:
+                if self._free:
+                    self._free -= 1
+                    return False
+                if not self._changed.wait(end - time.monotonic()):
+                    raise BackendUnavailable(f"too many calls are under way (waited {WAIT:.0f} s)")
+            if self._is_retrying:
+                raise BackendUnavailable("it does not answer; one call tries")
+            self._is_retrying = True
+            return True
+
+    def _leave(self, *, is_retry: bool, hangs: bool) -> None:
+        with self._changed:
+            if is_retry:
+                self._is_retrying = False
+            else:
+                self._free += 1
             self._hangs = hangs
-            place.release()
+            if hangs:
+                self._changed.notify_all()
+            else:
+                self._changed.notify()
 
 
 class CachedBackend:
@@ -261,6 +305,7 @@ class CachedBackend:
         name: what logs, messages and refresh tokens call it.
         backend: the backend itself.
         options: how long answers are remembered.
+        threads: bounds the threads that ask or wait.
         places: calls under way at once.
         observe: is told each call.
     """
@@ -270,7 +315,8 @@ class CachedBackend:
         name: str,
         backend: Backend,
         options: CacheOptions | None = None,
-        places: int = 8,
+        threads: Threads | None = None,
+        places: int = MAX_CALLS,
         observe: Observe = lambda name, question, seconds: None,
     ) -> None:
         options = options or CacheOptions()
@@ -278,6 +324,7 @@ class CachedBackend:
         self.backend: Final = backend
         self._success: Final = options.success
         self._logins: Final = Cache[Account](self._remember, options.failure)
+        self._threads: Final = threads or Threads(8 * MAX_CALLS)
         self._limit: Final = Limit(places)
         self._observe: Final = observe
         self._key: Final = secrets.token_bytes(32)
@@ -294,11 +341,9 @@ class CachedBackend:
         try:
             account = self._logins.remembered(question)
         except KeyError:
-            with self._named():
+            with self._named(), self._threads.hold():
                 return self._logins.ask(
-                    question,
-                    lambda: self._call("authenticate", lambda: self._prove(username, password)),
-                    self._limit.wait,
+                    question, lambda: self._call("authenticate", lambda: self._prove(username, password)), WAIT
                 )
         except InvalidCredentials as error:
             error.backend = self.name
@@ -314,7 +359,7 @@ class CachedBackend:
             InvalidCredentials: if the backend no longer vouches for it.
             BackendUnavailable: if it cannot answer, or too many calls are under way.
         """
-        with self._named():
+        with self._named(), self._threads.hold():
             account = self._call("lookup", lambda: self.backend.lookup(name, password))
         if account.name != name:
             raise InvalidCredentials(reason="the backend now has another name for the account")
@@ -328,7 +373,7 @@ class CachedBackend:
         """
         if type(self.backend).grants is Backend.grants:
             return frozenset()
-        with self._named():
+        with self._named(), self._threads.hold():
             return self._call("grants", lambda: self.backend.grants(account, access))
 
     def _prove(self, username: str, password: str) -> Account:
