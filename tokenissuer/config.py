@@ -29,6 +29,7 @@ from tokenissuer.sessions.store import Store, load_store
 from tokenissuer.sessions.tokens import RefreshOptions, RefreshTokens
 from tokenissuer.signing.issuer import Issuer, IssuerOptions
 from tokenissuer.signing.keys import KeyForm, SigningKey, SigningOptions, file_findings, load_signing_key
+from tokenissuer.signing.rotation import Rotation
 from tokenissuer.web.app import Application
 from tokenissuer.web.proxies import ServerOptions
 
@@ -231,8 +232,23 @@ class Config:
         else:
             yield from key.findings(str(self.signing.certificate), now)
             yield from file_findings(self.signing.key)
+            yield from self._rotation_findings()
         yield from self._issuer_findings()
         yield from self._rule_findings()
+
+    def _rotation_findings(self) -> Findings:
+        try:
+            unfinished = Rotation(self.signing.key, self.signing.certificate, self.signing.key).unfinished
+        except ConfigurationError as error:
+            yield Finding(Severity.WARNING, "[signing]", str(error))
+            return
+        if unfinished:
+            yield Finding(
+                Severity.WARNING,
+                "[signing]",
+                f"`tokenissuer {unfinished}` was ended before it had finished",
+                "run `tokenissuer keys list`, which puts the keys in order",
+            )
 
     def _issuer_findings(self) -> Findings:
         realm = urllib.parse.urlsplit(self.issuer.realm)

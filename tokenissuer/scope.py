@@ -87,7 +87,7 @@ def parse_scopes(values: Iterable[str]) -> tuple[Access, ...]:
 
 
 def _parse(values: tuple[str, ...]) -> tuple[Access, ...]:
-    merged: dict[tuple[str, str], frozenset[str]] = {}
+    merged: dict[tuple[str, str], Access] = {}
     for value in values:
         for text in _SPACE.split(value):
             access = _parse_scope(text)
@@ -95,10 +95,10 @@ def _parse(values: tuple[str, ...]) -> tuple[Access, ...]:
                 continue
             resource = (access.type, access.name)
             if resource in merged:
-                merged[resource] |= access.actions
+                merged[resource] = Access(*resource, merged[resource].actions | access.actions)
             elif len(merged) < MAX_SCOPES:
-                merged[resource] = access.actions
-    return tuple(Access(type_, name, actions) for (type_, name), actions in merged.items())
+                merged[resource] = access
+    return tuple(merged.values())
 
 
 _remembered: Final = lru_cache(maxsize=4096)(_parse)

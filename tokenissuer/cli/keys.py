@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["list", "add", "switch", "retire"],
         help="show the keys; make the next key; sign with it; remove the previous key",
     )
+    parser.add_argument("--next", action="store_true", help="retire: the next key, which has signed nothing")
     parser.add_argument(
         "--registry", action="append", default=[], metavar="URL", help="switch: prove that this registry is ready"
     )
@@ -54,6 +55,7 @@ def _key_file(config: Config, given: Path | None) -> Path:
 
 
 def _list(config: Config, rotation: Rotation, arguments: argparse.Namespace) -> None:
+    rotation.mend()
     for entry in rotation.entries():
         print(f"{entry.state:<9}  {entry.until:%Y-%m-%d}  {entry.kind:<5}  {entry.kid}".rstrip())
 
@@ -93,6 +95,6 @@ def _switch(config: Config, rotation: Rotation, arguments: argparse.Namespace) -
 
 
 def _retire(config: Config, rotation: Rotation, arguments: argparse.Namespace) -> None:
-    path = rotation.retire(config.issuer.lifetime, time.time())
+    path = rotation.drop_next() if arguments.next else rotation.retire(config.issuer.lifetime, time.time())
     print(f"Removed {path}, and its certificate from {rotation.certificate}.")
     print("Registries stop trusting it when they get that file and restart; there is no hurry.")

@@ -6,12 +6,14 @@ signed with the key afterwards, and the previous key stays trusted until its las
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import re
 import stat
-import tempfile
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -55,6 +57,30 @@ class State(StrEnum):
     OTHER = "other"
 
 
+class Change(StrEnum):
+    """A command that changes several files, as it is called on the command line."""
+
+    ADD = "keys add"
+    SWITCH = "keys switch"
+    RETIRE = "keys retire"
+    DROP_NEXT = "keys retire --next"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What is written down beside the key while a rotation lasts.
+
+    Args:
+        doing: the command that is at work; empty if none is.
+        switched: when the key in use began to sign, in seconds since 1970; 0 if that is not known.
+        taken: when the service's copy of the key was first seen to be that of the key in use; 0 if it was not.
+    """
+
+    doing: str = ""
+    switched: float = 0.0
+    taken: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One certificate that registries are given.
@@ -75,6 +101,9 @@ class Entry:
 @dataclass(frozen=True, slots=True)
 class Rotation:
     """The key files: `auth.key` signs, `auth.key.next` will sign, `auth.key.previous` has signed before.
+
+    A change of several files can be cut short at any point. What was begun stands in `auth.key.rotation`, and the next
+    command first finishes or undoes it. Two commands at once take turns.
 
     Args:
         key: the private key that signs.
@@ -125,13 +154,17 @@ class Rotation:
             ConfigurationError: if a file cannot be used.
             TokenIssuerError: if there is a next key already.
         """
-        if self.next_key.exists():
-            raise TokenIssuerError(f"{self.next_key} already exists; use it (keys switch) or remove it (keys retire)")
-        load_signing_key(self.key, self.certificate)
-        private = generate_private_key(key_type)
-        certificate = self_signed_certificate(private, name, now)
-        self._write_beside(self.next_key, private_pem(private))
-        self._append(certificate)
+        with self._turn():
+            if self.next_key.exists():
+                raise TokenIssuerError(
+                    f"{self.next_key} already exists; use it (keys switch) or remove it (keys retire --next)"
+                )
+            load_signing_key(self.key, self.certificate)
+            private = generate_private_key(key_type)
+            certificate = self_signed_certificate(private, name, now)
+            with self._change(Change.ADD):
+                self._write_beside(self.next_key, private_pem(private))
+                self._append(certificate)
         return certificate
 
     def next(self) -> SigningKey:
@@ -154,15 +187,16 @@ class Rotation:
             ConfigurationError: if there is no usable next key.
             TokenIssuerError: if an older key has not been removed yet.
         """
-        self.next().expiry(now)
-        if self.previous_key.exists():
-            raise TokenIssuerError(f"{self.previous_key} still exists; remove it first: tokenissuer keys retire")
-        self._write_beside(self.previous_key, self.key.read_bytes())
-        os.replace(self.next_key, self.key)
-        os.utime(self.key, (now, now))
+        with self._turn():
+            self.next().expiry(now)
+            if self.previous_key.exists():
+                raise TokenIssuerError(f"{self.previous_key} still exists; remove it first: tokenissuer keys retire")
+            with self._change(Change.SWITCH, Progress(switched=now)):
+                self._write_beside(self.previous_key, self.key.read_bytes())
+                os.replace(self.next_key, self.key)
 
     def retire(self, lifetime: int, now: float) -> Path:
-        """Remove the previous key and its certificate; if there is none, the next key and its certificate.
+        """Remove the previous key and its certificate.
 
         Args:
             lifetime: seconds a token is valid.
@@ -174,20 +208,35 @@ class Rotation:
         Raises:
             TokenIssuerError: if there is none, or tokens signed with it may still be in use.
         """
-        if self.previous_key.exists():
-            gone = self.previous_key
-            self._refuse_used(gone)
+        with self._turn():
+            if not self.previous_key.exists():
+                more = "; the next key is removed by keys retire --next" if self.next_key.exists() else ""
+                raise TokenIssuerError(f"there is no previous key {self.previous_key}{more}")
+            self._refuse_used(self.previous_key)
             end = self.last_token_ends(lifetime)
             if now < end:
-                raise TokenIssuerError(f"tokens signed with {gone} are valid until {moment(end)}; retire it after that")
-        elif self.next_key.exists():
-            gone = self.next_key
-        else:
-            raise TokenIssuerError(f"neither {self.previous_key} nor {self.next_key} exists; nothing to retire")
-        public = load_private_key(gone).public_key()
-        self._remove(public)
-        gone.unlink()
-        return gone
+                raise TokenIssuerError(
+                    f"tokens signed with {self.previous_key} are valid until {moment(end)}; retire it after that"
+                )
+            with self._change(Change.RETIRE):
+                self._take_out(self.previous_key)
+            return self.previous_key
+
+    def drop_next(self) -> Path:
+        """Remove the next key, which has signed nothing, and its certificate.
+
+        Returns:
+            The key file removed.
+
+        Raises:
+            TokenIssuerError: if there is none.
+        """
+        with self._turn():
+            if not self.next_key.exists():
+                raise TokenIssuerError(f"there is no next key {self.next_key}")
+            with self._change(Change.DROP_NEXT):
+                self._take_out(self.next_key)
+            return self.next_key
 
     def last_token_ends(self, lifetime: int) -> float:
         """Return when the last token of the previous key has ended, in seconds since 1970.
@@ -195,11 +244,97 @@ class Rotation:
         Args:
             lifetime: seconds a token is valid.
         """
-        since = max(path.stat().st_mtime for path in (self.key, self.used) if path.exists())
-        return since + lifetime + _GRACE
+        progress = self._progress()
+        return max(progress.switched or self.key.stat().st_mtime, progress.taken) + lifetime + _GRACE
+
+    def mend(self) -> None:
+        """Finish or undo what a command began that was killed.
+
+        Raises:
+            TokenIssuerError: if a file cannot be written.
+        """
+        with self._turn():
+            pass
+
+    @property
+    def unfinished(self) -> str:
+        """The command that was killed before its end, or is at work; empty if there is none."""
+        return self._progress().doing
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Let one command at a time change the files, and first put in order what an earlier one left."""
+        folder = os.open(self.key.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            self._put_in_order()
+            yield
+        finally:
+            os.close(folder)
+
+    @contextlib.contextmanager
+    def _change(self, change: Change, then: Progress | None = None) -> Iterator[None]:
+        """Note what is begun before the first file is touched, and `then` when all are done."""
+        self._note(replace(then or self._progress(), doing=change))
+        try:
+            yield
+        except Exception:
+            self._put_in_order()
+            raise
+        # Only a previous key has a past that counts.
+        self._note(replace(self._progress(), doing="") if self.previous_key.exists() else Progress())
+
+    def _put_in_order(self) -> None:
+        progress = self._progress()
+        if self.previous_key.exists() and _same_key(self.previous_key, self.key):
+            # `switch` was killed before the new key was in its place. The certificate is that of the key in use.
+            self.previous_key.unlink()
+            progress = Progress()
+        elif progress.doing == Change.RETIRE:
+            self._take_out(self.previous_key)
+        elif progress.doing in (Change.ADD, Change.DROP_NEXT):
+            # Nobody was told of the key, or somebody wanted it gone.
+            self._take_out(self.next_key)
+        if not self.previous_key.exists():
+            progress = Progress()
+        elif self.used != self.key and not progress.taken and self.used.exists() and _same_key(self.used, self.key):
+            # The copy is made anew at each start of the service; the first one counts.
+            progress = replace(progress, taken=self.used.stat().st_mtime)
+        self._note(replace(progress, doing=""))
+
+    def _take_out(self, key: Path) -> None:
+        """Remove a key file, after its certificate."""
+        if not key.exists():
+            return
+        if not _same_key(key, self.key):
+            self._remove(load_private_key(key).public_key())
+        key.unlink()
+
+    @property
+    def _progress_file(self) -> Path:
+        return self.key.with_name(f"{self.key.name}.rotation")
+
+    def _progress(self) -> Progress:
+        try:
+            return Progress(**json.loads(self._progress_file.read_bytes()))
+        except FileNotFoundError:
+            return Progress()
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigurationError(
+                f"{self._progress_file} cannot be read ({type(error).__name__}); it tells how far `tokenissuer keys` "
+                "came: remove it if the keys are in order"
+            ) from None
+
+    def _note(self, progress: Progress) -> None:
+        if progress == self._progress():
+            return
+        if progress == Progress():
+            self._progress_file.unlink()
+        else:
+            self._write_beside(self._progress_file, json.dumps(asdict(progress)).encode() + b"\n")
 
     def _refuse_used(self, key: Path) -> None:
-        if self.used != self.key and self.used.exists() and self.used.read_bytes() == key.read_bytes():
+        if self.used != self.key and self.used.exists() and _same_key(self.used, key):
             raise TokenIssuerError(
                 f"the service still signs with {key}: its copy {self.used} is the old one; restart it"
             )
@@ -235,6 +370,10 @@ class Rotation:
         _replace(path, content, self.key)
 
 
+def _same_key(one: Path, other: Path) -> bool:
+    return load_private_key(one).public_key() == load_private_key(other).public_key()
+
+
 def key_type_of(key: PrivateKey) -> KeyType:
     """Return the kind of a key."""
     return KeyType.EC if hasattr(key, "curve") else KeyType.RSA
@@ -255,7 +394,10 @@ def _replace(path: Path, content: bytes, like: Path) -> None:
     # A link stays a link: the file it points to is replaced.
     path = path.resolve()
     status = like.stat()
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    # Always the same name: what a killed command leaves is written over by the next one.
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
@@ -266,5 +408,5 @@ def _replace(path: Path, content: bytes, like: Path) -> None:
             os.fsync(descriptor)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
