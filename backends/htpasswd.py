@@ -248,10 +248,17 @@ def _complaint(line: str) -> str:
 
 def _read_groups(path: Path) -> dict[str, frozenset[str]]:
     groups: dict[str, set[str]] = {}
+    spelled: dict[str, str] = {}
     for number, line in _read_lines(path):
         group, colon, members = line.partition(":")
         if not colon or not group.strip():
             raise ConfigurationError(f"{path}, line {number}: not a line of group: name name; remove it")
+        # Rules ignore case, so these would be one group, with the members of both.
+        if spelled.setdefault(group.strip().casefold(), group.strip()) != group.strip():
+            raise ConfigurationError(
+                f"{path}, line {number}: the group '{group.strip()}' differs only in capitals from "
+                f"'{spelled[group.strip().casefold()]}'; give it another name, or the same"
+            )
         for member in members.split():
             groups.setdefault(member, set()).add(group.strip())
     return {member: frozenset(of) for member, of in groups.items()}

@@ -276,8 +276,16 @@ class Config:
                 "no rule allows anything; only what a backend itself grants can be pulled or pushed",
                 'add one: authenticated = true, repositories = ["{account}/**"], actions = ["pull", "push"]',
             )
+        makers = [backend.name for backend in self.backends if backend.cls.users_make_groups]
         for rule in self.rules:
             subject = f"[[access]] {rule.number}"
+            if makers and len(self.backends) > 1 and rule.groups and not rule.backends:
+                yield Finding(
+                    Severity.WARNING,
+                    subject,
+                    f"a user of {makers[0]} who makes a group of one of these names is meant as well",
+                    f'say whose groups are meant: backends = ["{self.backends[0].name}"]',
+                )
             if not rule.deny and "push" in rule.actions and "pull" not in rule.actions:
                 yield Finding(
                     Severity.WARNING,
@@ -413,7 +421,10 @@ def _decode_config(path: Path, folder: Path, table: Mapping[str, Any]) -> Config
         issuer=issuer,
         signing=signing,
         backends=tuple(_with_own_names(backends)),
-        rules=tuple(_decode_rule(item, n, issuer.services, folder) for n, item in _tables(table, "access")),
+        rules=tuple(
+            _decode_rule(item, n, issuer.services, [backend.name for backend in backends], folder)
+            for n, item in _tables(table, "access")
+        ),
         refresh=_decode_refresh(_table(table, "refresh"), issuer.services, folder) if "refresh" in table else None,
         server=options(ServerOptions, "server"),
         cache=options(CacheOptions, "cache"),
@@ -474,11 +485,16 @@ def _with_own_names(backends: Sequence[BackendConfig]) -> Iterator[BackendConfig
         yield backend
 
 
-def _decode_rule(table: dict[str, Any], number: int, services: Sequence[str], folder: Path) -> Rule:
+def _decode_rule(
+    table: dict[str, Any], number: int, services: Sequence[str], backends: Sequence[str], folder: Path
+) -> Rule:
     where = f"[[access]] {number}"
     options = decode(AccessOptions, table, where, folder)
     for service in options.services or ():
         _check_service(service, services, where)
+    for backend in options.backends or ():
+        if backend not in backends:
+            raise ConfigurationError(f"{where}: no backend is called '{backend}'; {near_match(backend, backends)}")
     try:
         return options.rule(number)
     except ValueError as error:

@@ -35,11 +35,15 @@ class Identity(Protocol):
         """The names that `{group}` stands for."""
 
     @property
+    def groups_known(self) -> bool:
+        """Whether its groups could be found out; if not, denials for groups apply to it."""
+
+    @property
     def delegated(self) -> bool:
         """Whether rules that allow something do not apply, because the credential was made for one purpose."""
 
-    def belongs_to(self, group: str) -> bool:
-        """Whether a group named in an access rule has this account as a member."""
+    def group_named(self, text: str) -> str | None:
+        """Return the name of its group that an access rule means; empty if the name is not certain; None if none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +54,13 @@ class Caller:
         account: None if nobody is logged in.
         service: the registry that the token is for.
         address: the client's address; None if it is unknown.
+        backend: the name of the backend that vouches for the account.
     """
 
     account: Identity | None
     service: str
     address: IPAddress | None
+    backend: str = ""
 
 
 class Glob:
@@ -62,7 +68,8 @@ class Glob:
 
     `*` stands for any characters within a path segment. `**`, alone between slashes, stands for any number of
     segments; at the end for at least one, so that `team/**` is everything below `team`. `{account}` and `{group}` stand
-    for the caller's name and groups, letter by letter, never for a pattern. Matching takes linear time.
+    for the caller's name and groups, letter by letter, never for a pattern; a group `a/b` is two segments. Matching
+    takes linear time.
 
     Raises:
         ValueError: if the text is not such a pattern; it says why.
@@ -75,6 +82,8 @@ class Glob:
         self._segments: Final = [_parse_segment(segment, text) for segment in text.split("/")]
         self._has_placeholder: Final = _PLACEHOLDER.search(text) is not None
         self._names_groups: Final = "{group}" in text
+        self._without_values: Final = _filled(self._segments, {})
+        self._with_any_group: Final = Glob(text.replace("{group}", "*")) if self._names_groups else self
 
     @property
     def first_segment(self) -> str:
@@ -90,17 +99,22 @@ class Glob:
         Args:
             name: the repository's name.
             account: the caller's account, if any.
-            groups: the names that `{group}` may stand for.
+            groups: the names that `{group}` may stand for; an empty one for a name that nobody knows.
         """
+        segments = name.split("/")
         if not self._has_placeholder:
-            return self._matches(name, {})
-        if account is None:
+            return _match_segments(self._without_values, segments)
+        # A name with a slash is not one segment, and may not stand for the repositories below somebody else's name.
+        if account is None or ("{account}" in self.text and "/" in account.name):
             return False
-        values = groups if self._names_groups else ("",)
-        return any(self._matches(name, {"{account}": account.name, "{group}": group}) for group in values)
-
-    def _matches(self, name: str, values: Mapping[str, str]) -> bool:
-        return _match_segments(self._segments, name.split("/"), values)
+        if not self._names_groups:
+            return _match_segments(_filled(self._segments, {"{account}": account.name}), segments)
+        return any(
+            _match_segments(_filled(self._segments, {"{account}": account.name, "{group}": group}), segments)
+            if group
+            else self._with_any_group.matches(name, account, ())
+            for group in groups
+        )
 
     def __repr__(self) -> str:
         return f"Glob({self.text!r})"
@@ -130,7 +144,29 @@ def _parse_segment(segment: str, text: str) -> _Segment:
     return pieces
 
 
-def _match_segments(pattern: Sequence[_Segment], names: Sequence[str], values: Mapping[str, str]) -> bool:
+# The same with texts for the placeholders.
+_Filled = list[str] | None
+
+
+def _filled(segments: Iterable[_Segment], values: Mapping[str, str]) -> Sequence[_Filled]:
+    """Put values in the places of placeholders. A slash in a value ends a segment."""
+    filled: list[_Filled] = []
+    for segment in segments:
+        if segment is None:
+            filled.append(None)
+            continue
+        pieces: list[str] = []
+        filled.append(pieces)
+        for piece in segment:
+            first, *more = "".join(values.get(part, part) for part in piece).split("/")
+            pieces.append(first)
+            for text in more:
+                pieces = [text]
+                filled.append(pieces)
+    return filled
+
+
+def _match_segments(pattern: Sequence[_Filled], names: Sequence[str]) -> bool:
     """Match greedily. Where a `**` can end in several places the first is enough: what follows it, up to the next
     `**`, takes the same number of segments wherever it begins."""
     position, star, resume = 0, -1, 0
@@ -141,7 +177,7 @@ def _match_segments(pattern: Sequence[_Segment], names: Sequence[str], values: M
                 return True
             star, resume = index, position
             index += 1
-        elif index < len(pattern) and segment is not None and _match_segment(segment, names[position], values):
+        elif index < len(pattern) and segment is not None and _match_segment(segment, names[position]):
             index, position = index + 1, position + 1
         elif star >= 0:
             resume += 1
@@ -152,8 +188,7 @@ def _match_segments(pattern: Sequence[_Segment], names: Sequence[str], values: M
     return index == len(pattern)
 
 
-def _match_segment(segment: list[list[str]], text: str, values: Mapping[str, str]) -> bool:
-    pieces = ["".join(values.get(part, part) for part in piece) for piece in segment]
+def _match_segment(pieces: list[str], text: str) -> bool:
     if len(pieces) == 1:
         return text == pieces[0]
     first, *middle, last = pieces
@@ -184,6 +219,7 @@ class Rule:
         services: only for these registries; empty for all.
         networks: only from these networks; empty for anywhere.
         deny: whether it takes actions away.
+        backends: only for accounts of these backends; empty for all.
     """
 
     number: int
@@ -197,6 +233,7 @@ class Rule:
     services: frozenset[str]
     networks: tuple[IPNetwork, ...]
     deny: bool
+    backends: frozenset[str] = frozenset()
 
     def actions_on(self, caller: Caller, access: Access) -> frozenset[str]:
         """Return the actions that this rule allows or denies the caller on a resource; empty if it does not apply."""
@@ -216,6 +253,7 @@ class Rule:
         return (
             self._names(caller.account)
             and (not self.services or caller.service in self.services)
+            and (not self.backends or caller.backend in self.backends)
             and (not self.networks or self._covers(caller.address))
         )
 
@@ -230,16 +268,25 @@ class Rule:
         return (
             self.authenticated
             or account.name in self.accounts
-            or any(account.belongs_to(group) for group in self.groups)
+            or (self.deny and bool(self.groups) and not account.groups_known)
+            or any(account.group_named(group) is not None for group in self.groups)
         )
 
     def _groups_of(self, account: Identity | None) -> frozenset[str]:
-        """Return what `{group}` stands for: if only its groups make the rule apply, then only the groups it names."""
+        """Return what `{group}` stands for: if only its groups make the rule apply, then only the groups it names.
+
+        An unknown name is there for a denial, which then applies whatever the name is.
+        """
         if account is None:
             return frozenset()
         if self.everyone or self.authenticated or account.name in self.accounts:
-            return account.groups
-        return account.groups & self.groups
+            names = account.groups
+        else:
+            found = (account.group_named(group) for group in self.groups)
+            names = frozenset(name for name in found if name is not None)
+        if not self.deny:
+            return names - {""}
+        return names if account.groups_known else names | {""}
 
     def _covers(self, address: IPAddress | None) -> bool:
         if address is None:
@@ -260,6 +307,7 @@ class AccessOptions:
     catalog: bool = option("true: it is about the list of all repositories", default=False)
     actions: frozenset[str] = option("'pull', 'push', 'delete', or '*' for all three", default=frozenset())
     services: frozenset[str] | None = option("only for these registries (default: for all)", default=None)
+    backends: frozenset[str] | None = option("only for accounts of these backends (default: of all)", default=None)
     networks: tuple[str, ...] | None = option(
         "only from these addresses or networks (default: from anywhere)", default=None
     )
@@ -276,7 +324,14 @@ class AccessOptions:
             raise ValueError("the key 'actions' is missing; use for example actions = [\"pull\"]")
         if self.actions and not self.repositories:
             raise ValueError("'actions' needs 'repositories'; the catalog needs no actions")
-        for key, values in (("services", self.services), ("networks", self.networks)):
+        if self.backends and self.everyone:
+            raise ValueError(
+                "'backends' is for accounts, and everyone = true for who has none; use authenticated = true"
+            )
+        for key, names in (("accounts", self.accounts), ("groups", self.groups)):
+            if "" in names:
+                raise ValueError(f"'{key}' has an empty name, which is nobody's; take it out")
+        for key, values in (("services", self.services), ("backends", self.backends), ("networks", self.networks)):
             if values is not None and not values:
                 raise ValueError(f"'{key}' is empty, so the rule would never apply; name some, or leave the key out")
         for action in self.actions - REPOSITORY_ACTIONS - {"*"}:
@@ -298,6 +353,7 @@ class AccessOptions:
             catalog=self.catalog,
             actions=REPOSITORY_ACTIONS if "*" in self.actions else self.actions,
             services=self.services or frozenset(),
+            backends=self.backends or frozenset(),
             networks=tuple(parse_network(text) for text in self.networks or ()),
             deny=self.effect == "deny",
         )
@@ -417,7 +473,7 @@ class Policy:
             return remembered[1]
         rules = dict.fromkeys(self._accounts.get(account.name, ()))
         for group, more in self._groups.items():
-            if account.belongs_to(group):
+            if not account.groups_known or account.group_named(group) is not None:
                 rules.update(dict.fromkeys(more))
         index = _Index(rules)
         _remember(self._named, id(account), (account, index))

@@ -140,7 +140,10 @@ class TokenService:
         """
         service = self._service(request.service)
         login = self._login(request, service)
-        caller = Caller(login.account if login else None, service, request.address)
+        if login is None:
+            caller = Caller(None, service, request.address)
+        else:
+            caller = Caller(login.account, service, request.address, login.backend.name)
         granted, reason = self._authorize(caller, login, request.requested)
         if login is None and request.requested and not granted:
             raise AccessDenied(reason=reason)
@@ -215,7 +218,7 @@ class TokenService:
             grant = decision.grant(access, more)
             if grant.actions:
                 granted.append(grant)
-            reasons.append(_reason(access, decision, grant, login.backend.name if login else "a backend"))
+            reasons.append(_reason(access, decision, grant, login))
         # Too little access is not an error:
         # https://distribution.github.io/distribution/spec/auth/token/#requesting-a-token
         return tuple(granted), "; ".join(reasons)
@@ -237,17 +240,18 @@ def _client(request: TokenRequest, service: str) -> Client:
     return Client(service, request.client_id, request.agent, str(request.address or ""))
 
 
-def _reason(access: Access, decision: Decision, grant: Access, backend: str) -> str:
+def _reason(access: Access, decision: Decision, grant: Access, login: Login | None) -> str:
     """Say for the log what decided on one resource, and why the rest is not granted."""
     decided = f"{access.type}:{access.name} {decision.reason}"
     if grant.actions == access.actions <= decision.allowed:
         return decided
     parts = [decided]
     if by_backend := grant.actions - decision.allowed:
-        parts.append(f"{_listed(by_backend)}: granted by {backend}")
+        parts.append(f"{_listed(by_backend)}: granted by {login.backend.name if login else 'a backend'}")
     missing = access.actions - grant.actions - ({"*"} if grant.actions else set())
     if denied := missing & decision.denied:
-        parts.append(f"{_listed(denied)}: a rule denies it")
+        unknown = "" if login is None or login.account.groups_known else ", and the groups of this login are not known"
+        parts.append(f"{_listed(denied)}: a rule denies it{unknown}")
     if not_granted := missing - decision.denied:
         parts.append(f"{_listed(not_granted)}: nothing grants it")
     return ", ".join(parts)

@@ -18,10 +18,6 @@ class GitLabAccount(Account):
 
     credential: Credential = field(default=ANONYMOUS, repr=False, compare=False)
 
-    def belongs_to(self, group: str) -> bool:
-        """Whether this is a member of a group. GitLab ignores case in group paths, and so does this."""
-        return group.lower() in self.groups
-
 
 @dataclass(frozen=True, slots=True)
 class TokenAccount(GitLabAccount):

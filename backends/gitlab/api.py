@@ -184,9 +184,11 @@ class Api:
             raise InvalidCredentials(reason="the token belongs to another user than the one named")
         if user.get("state") != "active":
             raise InvalidCredentials(reason=f"the user is {str(user.get('state'))[:20]!a} in GitLab")
+        groups = self._group_paths(token, scopes, deadline) if self._groups else frozenset()
         return TokenAccount(
             name=str(user["username"]),
-            groups=self._group_paths(token, scopes, deadline) if self._groups else frozenset(),
+            groups=groups or frozenset(),
+            groups_known=groups is not None,
             credential=token,
             user_id=owner,
             scopes=scopes,
@@ -204,7 +206,8 @@ class Api:
             raise InvalidCredentials(reason="GitLab shows no user of this name")
         return rows[0]
 
-    def _group_paths(self, token: Credential, scopes: frozenset[str], deadline: Deadline) -> frozenset[str]:
+    def _group_paths(self, token: Credential, scopes: frozenset[str], deadline: Deadline) -> frozenset[str] | None:
+        """Return the full paths of the groups; None if the token does not show them."""
         # Without a minimum GitLab lists every public group as well.
         members_only = [("min_access_level", str(GUEST))]
         if scopes & _READING:
@@ -217,7 +220,7 @@ class Api:
             )
         except Absent:
             # GitLab before 17.4 does not tell with such a token.
-            return frozenset()
+            return None
 
     def _page_path(self, pattern: re.Pattern[str], row: Any) -> str:
         """Read a group's or project's full path from the address of a page of it."""
@@ -236,7 +239,14 @@ class Api:
         if job.get("status") != "running" or not isinstance(user, dict):
             raise InvalidCredentials(reason="the job is not running")
         project = self._page_path(_JOB_PAGE, job)
-        return JobAccount(name=_text(user, "username"), delegated=True, credential=token, project=project)
+        return JobAccount(
+            name=_text(user, "username"),
+            # A job's token does not show them.
+            groups_known=not self._groups,
+            delegated=True,
+            credential=token,
+            project=project,
+        )
 
     def _token_grants(
         self, account: TokenAccount, access: Access, paths: tuple[str, ...], deadline: Deadline

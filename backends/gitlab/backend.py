@@ -102,6 +102,7 @@ class GitLabBackend(Backend):
     """Accounts of a GitLab, or of a server that speaks its API."""
 
     Options = GitLabOptions
+    users_make_groups = True
 
     def __init__(self, options: GitLabOptions) -> None:
         self._options: Final = options

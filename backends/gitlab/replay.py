@@ -181,7 +181,8 @@ def _account(username: str, credential: Credential, issued: Issued) -> LoginAcco
     if not name or not isinstance(expected, str) or not expected.isascii() or expected.lower() != username.lower():
         raise InvalidCredentials(WANTED, reason="the credential belongs to another user than the one named")
     is_job = issued.auth_type == "build"
-    return LoginAccount(name=name, delegated=is_job, valid_until=issued.ends, credential=credential)
+    # GitLab's token endpoint tells no groups.
+    return LoginAccount(name=name, groups_known=False, delegated=is_job, valid_until=issued.ends, credential=credential)
 
 
 def _granted(claims: Mapping[str, Any]) -> Mapping[str, frozenset[str]]:

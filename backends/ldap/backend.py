@@ -6,8 +6,8 @@ import contextlib
 import re
 import secrets
 import unicodedata
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
@@ -55,23 +55,23 @@ class LdapAccount(Account):
 
     Args:
         dn: its entry.
-        group_dns: its groups, by distinguished name.
+        group_names: the short names of its groups, by distinguished name; empty if a name is not certain.
     """
 
     dn: str = ""
-    group_dns: frozenset[DistinguishedName] = frozenset()
+    group_names: Mapping[DistinguishedName, str] = field(default_factory=dict, compare=False)
 
-    def belongs_to(self, group: str) -> bool:
-        """Whether a group named in an access rule, by its DN or short name, has this account as a member.
+    def group_named(self, text: str) -> str | None:
+        """Return the short name of its group that an access rule means by a DN or short name.
 
-        Case does not matter, as in the directory. A text that is a DN is compared only with DNs: a group's short name
-        must not be able to look like another group's DN.
+        A text that is a DN is compared only with DNs: a group's short name must not be able to look like another
+        group's DN.
         """
         try:
-            dn = DistinguishedName.parse(group)
+            dn = DistinguishedName.parse(text)
         except ValueError:
-            return group.lower() in self.groups
-        return dn in self.group_dns
+            return Account.group_named(self, text)
+        return self.group_names.get(dn)
 
 
 class LdapBackend(Backend):
@@ -285,7 +285,7 @@ class LdapBackend(Backend):
         done("standing: neither disabled nor locked nor expired")
         account = self._account(conversation, entry, name)
         groups = ", ".join(sorted(account.groups)) or "none"
-        done(f"groups: {len(account.group_dns)}: {groups}")
+        done(f"groups: {len(account.group_names)}: {groups}")
         return account
 
     def _see_base(self, conversation: Conversation) -> None:
@@ -337,7 +337,7 @@ class LdapBackend(Backend):
             frozenset(group.name for group in groups if group.name),
             password_version="" if self._options.bind_as else standing.password_version(entry),
             dn=entry.dn,
-            group_dns=frozenset(group.dn for group in groups),
+            group_names={group.dn: group.name.casefold() for group in groups},
         )
 
     def _prove_identity(self, conversation: Conversation, bound_as: str, entry: Entry) -> None:

@@ -32,7 +32,7 @@ def main() -> int:
     print(f"{'':36} {'measured':>10} {'goal':>12}")
     for scenario in scenarios:
         with tempfile.TemporaryDirectory(prefix="tokenissuer-") as folder:
-            bench = Bench(Path(folder), *((1, 1) if options.short else (3, 3)))
+            bench = Bench(Path(folder), *((1, 3) if options.short else (3, 3)))
             for figure in scenario(bench):
                 figures.append(figure)
                 print(row(figure), flush=True)

@@ -127,7 +127,6 @@ def waitress(bench: Bench) -> Iterator[Figure]:
         yield Figure("16 connections to 1", ours.rate / alone.rate, 1.0, f"{rates}; 1 connection {alone.rate:,.0f}")
         beside = f"no-op {theirs.slowest:.1f} ms"
         yield Figure("waitress, 99th percentile", ours.slowest, 20, beside, "ms", is_ratio=False)
-        yield bench.against("waitress, another scope each", 0.40, Load(port, EACH_ANOTHER), Load(base), "no-op")
 
 
 def granian_workers(bench: Bench) -> Iterator[Figure]:
@@ -138,6 +137,17 @@ def granian_workers(bench: Bench) -> Iterator[Figure]:
         granian("tokenissuer.wsgi:application", config.parent, config) as port,
     ):
         yield bench.against("granian, same scope", 0.30, Load(port, PUBLIC), Load(base), "no-op")
+
+
+def signatures_each(bench: Bench) -> Iterator[Figure]:
+    """A signature (ES256) for each request."""
+    with noop(bench.folder) as base, serving(bench.set_up("each")) as (port, _):
+        yield bench.against("waitress, another scope each", 0.40, Load(port, EACH_ANOTHER), Load(base), "no-op")
+    config = bench.set_up("granian-each")
+    with (
+        granian("tests.benchmarks.noop:application", bench.folder) as base,
+        granian("tokenissuer.wsgi:application", config.parent, config) as port,
+    ):
         yield bench.against("granian, another scope each", 0.15, Load(port, EACH_ANOTHER), Load(base), "no-op")
 
 
@@ -328,6 +338,7 @@ def memory(process: int) -> float:
 SCENARIOS: Final[Sequence[Scenario]] = (
     waitress,
     granian_workers,
+    signatures_each,
     accounts,
     rsa,
     refresh,
@@ -336,5 +347,5 @@ SCENARIOS: Final[Sequence[Scenario]] = (
     endurance,
     hung_directory,
 )
-#: Those that take a moment.
+#: Those that take a moment, and whose ratios are far from half of their goals.
 SHORT: Final[Sequence[Scenario]] = (waitress, granian_workers, refresh, rules)

@@ -251,8 +251,19 @@ def test_groups_are_full_paths_and_compared_without_case(gitlab: StubGitLab, bac
     gitlab.group("everyone", {}, visibility="public")
     account = backend.authenticate("alice", gitlab.token(alice, "read_api"))
     assert account.groups == {"team/backend"}
-    assert account.belongs_to("Team/Backend")
-    assert not account.belongs_to("backend")
+    assert account.group_named("Team/Backend") is not None
+    assert account.group_named("backend") is None
+
+
+def test_a_credential_that_does_not_show_groups_says_so(gitlab: StubGitLab, backend: GitLabBackend) -> None:
+    """Denials for groups then hold: nobody gets past one with a job or a token of fewer scopes."""
+    alice = gitlab.user("alice")
+    gitlab.group("interns", {alice.id: 10})
+    job = backend.authenticate("gitlab-ci-token", gitlab.job(alice, gitlab.project("team/app")))
+    assert not job.groups_known
+    assert backend.authenticate("alice", gitlab.token(alice, "read_registry")).groups_known
+    gitlab.associations = False
+    assert not backend.authenticate("alice", gitlab.token(alice, "read_registry")).groups_known
 
 
 @pytest.mark.parametrize("count", [0, 1, 99, 100, 101, 200, 250])

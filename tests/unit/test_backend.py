@@ -163,8 +163,9 @@ def test_an_account_is_equal_by_value_and_cannot_be_changed() -> None:
     """Identity is a value that is returned, never a state."""
     account = Account("a", frozenset({"x"}))
     assert account == Account("a", frozenset({"x"}))
-    assert account.belongs_to("x")
-    assert not account.belongs_to("X")
+    assert account.group_named("x") is not None
+    assert account.group_named("X") == "x"
+    assert account.group_named("y") is None
     with pytest.raises(AttributeError):
         account.name = "b"  # type: ignore[misc]
 

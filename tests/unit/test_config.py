@@ -321,3 +321,29 @@ def test_nothing_is_built_with_a_certificate_out_of_its_time(
     config = load_config(set_up / "tokenissuer.toml")
     with pytest.raises(ConfigurationError, match=r"auth\.crt: the certificate (ended|begins only) on"):
         config.build()
+
+
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [
+        ('authenticated = true\nbackends = ["htpaswd"]', "no backend is called 'htpaswd'; did you mean 'htpasswd'?"),
+        ("authenticated = true\nbackends = []", "'backends' is empty"),
+        ('everyone = true\nbackends = ["htpasswd"]', "everyone = true for who has none"),
+        ('accounts = [""]', "'accounts' has an empty name"),
+        ('groups = ["", "x"]', "'groups' has an empty name"),
+    ],
+)
+def test_a_rule_that_would_be_for_nobody_is_refused(refused: Refused, rule: str, says: str) -> None:
+    """Least of all does a denial protect nothing."""
+    assert says in refused(f'{GOOD}\n[[access]]\n{rule}\nrepositories = ["x"]\nactions = ["pull"]\n')
+
+
+def test_a_group_that_users_of_another_backend_can_make_is_named(set_up: Path) -> None:
+    """Unless the rule says whose group it means."""
+    gitlab = '[[backends]]\ntype = "gitlab"\nurl = "https://gitlab.example.com"\n'
+    rule = '[[access]]\ngroups = ["dev"]\nrepositories = ["x"]\nactions = ["pull"]\n'
+    path = set_up / "tokenissuer.toml"
+    for more, is_warned in (("", True), ('backends = ["htpasswd"]\n', False)):
+        path.write_text(f"{GOOD}{gitlab}{rule}{more}")
+        found = [str(finding) for finding in load_config(path).findings(0)]
+        assert any("who makes a group" in finding for finding in found) is is_warned

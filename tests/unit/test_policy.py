@@ -408,3 +408,70 @@ def test_the_placeholder_for_groups_is_the_groups_that_the_rule_names() -> None:
         access = Access("repository", name, frozenset({"pull"}))
         assert bool(named.decide(caller, access).allowed) is by_name
         assert bool(everybody.decide(caller, access).allowed) is by_login
+
+
+@pytest.mark.parametrize("spelled", ["dev", "Dev", "DEV"])
+@pytest.mark.parametrize("who", ["groups", "authenticated"])
+def test_capitals_switch_no_denial_off(spelled: str, who: str) -> None:
+    """Membership and `{group}` compare groups in the same way, whatever the rule and the source write."""
+    deny = rule(
+        number=2, everyone=False, deny=True, repositories=("{group}/**",), groups=frozenset({spelled}),
+        authenticated=who == "authenticated",
+    )  # fmt: skip
+    account = Account("alice", frozenset({"dEV"}))
+    caller = Caller(account, "registry.example", None)
+    assert granted([rule(), deny], asked(name="dev/app"), caller) == set()
+    assert granted([rule(), deny], asked(name="other/app"), caller) == {"pull"}
+    allow = rule(everyone=False, repositories=("{group}/**",), groups=frozenset({spelled}))
+    assert granted([allow], asked(name="dev/app"), caller) == {"pull"}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matching", "other"),
+    [
+        ("{group}/**", ["a/b/x", "a/b/x/y"], ["a/b", "a/x", "a/bb/x", "b/x"]),
+        ("{group}", ["a/b"], ["a", "b", "a/b/c"]),
+        ("x/{group}/y", ["x/a/b/y"], ["x/a/y", "x/b/y"]),
+        ("x-{group}-*/y", ["x-a/b-c/y"], ["x-a/c/y", "x-a/b/y"]),
+    ],
+)
+def test_a_group_with_slashes_stands_for_its_path(pattern: str, matching: list[str], other: list[str]) -> None:
+    """GitLab's groups are full paths."""
+    member = Account("alice", frozenset({"a/b"}))
+    for name in matching:
+        assert matches(Glob(pattern), name, member), name
+    for name in other:
+        assert not matches(Glob(pattern), name, member), name
+    # A name of an account is chosen by whoever registers first.
+    assert not matches(Glob("{account}/**"), "a/b/c", Account("a/b"))
+
+
+def test_a_denial_for_groups_holds_where_the_groups_are_not_known() -> None:
+    """For a CI job, say; and a permission for groups does not."""
+    job = Caller(Account("alice", groups_known=False), "registry.example", None)
+    named = rule(number=2, everyone=False, deny=True, groups=frozenset({"interns"}))
+    placed = rule(number=2, everyone=False, deny=True, authenticated=True, repositories=("{group}/**",))
+    assert granted([rule(), named], asked(name="team/app"), job) == set()
+    assert granted([rule(), placed], asked(name="team/app"), job) == set()
+    assert granted([rule(), placed], asked(name="app"), job) == {"pull"}
+    assert granted([rule(everyone=False, groups=frozenset({"interns"}))], asked(name="team/app"), job) == set()
+
+
+def test_a_denial_holds_for_a_group_whose_name_is_not_certain() -> None:
+    """A directory's group that the rule names by its DN, and that has several names."""
+
+    class Member(Account):
+        def group_named(self, text: str) -> str | None:
+            return "" if text == "cn=x" else None
+
+    caller = Caller(Member("alice"), "registry.example", None)
+    values: dict[str, Any] = {"everyone": False, "groups": frozenset({"cn=x"}), "repositories": ("{group}/**",)}
+    assert granted([rule(), rule(number=2, deny=True, **values)], asked(name="team/app"), caller) == set()
+    assert granted([rule(**values)], asked(name="team/app"), caller) == set()
+
+
+def test_a_rule_for_one_backend_is_not_for_accounts_of_another() -> None:
+    """A group of the same name may be anybody's there."""
+    only = rule(everyone=False, groups=frozenset({"dev"}), backends=frozenset({"ldap"}))
+    for backend, expected in (("ldap", {"pull"}), ("gitlab", set()), ("", set())):
+        assert granted([only], asked(name="team/app"), Caller(ALICE, "registry.example", None, backend)) == expected

@@ -24,7 +24,8 @@ class Account:
 
     Args:
         name: the backend's own canonical spelling, never what was typed.
-        groups: short names of the groups it belongs to.
+        groups: short names of the groups it belongs to. Case does not matter: they are kept folded.
+        groups_known: false if the credential does not show the account's groups. Denials for groups then apply to it.
         delegated: whether this credential was made for one purpose on the account's behalf, such as a CI job's. Access
             rules that allow something do not apply then, only what the backend grants.
         valid_until: seconds since 1970 after which the backend no longer vouches for this login; None if it does not
@@ -35,13 +36,25 @@ class Account:
 
     name: str
     groups: frozenset[str] = frozenset()
+    groups_known: bool = True
     delegated: bool = False
     valid_until: float | None = field(default=None, compare=False)
     password_version: str = field(default="", repr=False, compare=False)
 
-    def belongs_to(self, group: str) -> bool:
-        """Whether a group named in an access rule has this account as a member."""
-        return group in self.groups
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "groups", frozenset(group.casefold() for group in self.groups if group))
+
+    def group_named(self, text: str) -> str | None:
+        """Return the name of its group that an access rule means; empty if the name is not certain; None if none.
+
+        The one comparison of groups, for membership and for `{group}`. An account whose groups can be written in
+        several ways overrides it.
+
+        Args:
+            text: the group as the rule writes it.
+        """
+        name = text.casefold()
+        return name if name in self.groups else None
 
 
 class Backend(ABC):
@@ -60,6 +73,9 @@ class Backend(ABC):
     #: A frozen dataclass. Its fields, declared with `option`, are the keys of the backend's table. A file that a field
     #: of type `Path` names is watched: when it changes, the backend is built again.
     Options: ClassVar[type[Any]] = NoOptions
+
+    #: Whether its users can make groups with names of their choice.
+    users_make_groups: ClassVar[bool] = False
 
     def __init__(self, options: Any) -> None:
         self.options = options
