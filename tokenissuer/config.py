@@ -17,18 +17,18 @@ from tokenissuer.accounts.backend import Backend, load_backend
 from tokenissuer.accounts.cache import CachedBackend, CacheOptions, Threads
 from tokenissuer.accounts.chain import Chain
 from tokenissuer.accounts.throttle import Throttle, ThrottleOptions
-from tokenissuer.diagnosis import Finding, Findings, Severity
+from tokenissuer.diagnosis import Finding, Findings, Severity, control_findings, secret_findings
 from tokenissuer.errors import ConfigurationError
 from tokenissuer.monitoring.health import Health
 from tokenissuer.monitoring.metrics import CERTIFICATE_END, STORE, MetricsOptions, observe_backend, observe_request
 from tokenissuer.net import is_loopback
-from tokenissuer.options import decode, files_in, near_match
+from tokenissuer.options import decode, files_in, near_match, secrets_in
 from tokenissuer.policy import AccessOptions, Policy, Rule
 from tokenissuer.service import TokenService
 from tokenissuer.sessions.store import Store, load_store
 from tokenissuer.sessions.tokens import RefreshOptions, RefreshTokens
 from tokenissuer.signing.issuer import Issuer, IssuerOptions
-from tokenissuer.signing.keys import KeyForm, SigningKey, SigningOptions, file_findings, load_signing_key
+from tokenissuer.signing.keys import KeyForm, SigningKey, SigningOptions, load_signing_key
 from tokenissuer.signing.rotation import Rotation
 from tokenissuer.web.app import Application
 from tokenissuer.web.proxies import ServerOptions
@@ -231,14 +231,42 @@ class Config:
             yield Finding(Severity.ERROR, "[signing]", str(error))
         else:
             yield from key.findings(str(self.signing.certificate), now)
-            yield from file_findings(self.signing.key)
             yield from self._rotation_findings()
+        yield from self._file_findings()
         yield from self._issuer_findings()
         yield from self._rule_findings()
 
+    @property
+    def rotation(self) -> Rotation:
+        """The key files."""
+        return Rotation(self.signing.key, self.signing.certificate, self.signing.key)
+
+    def _file_findings(self) -> Findings:
+        keys = self.rotation
+        for key in (keys.key, keys.next_key, keys.previous_key):
+            yield from secret_findings(key, "the private key, and so sign their own tokens")
+        for secret in secrets_in([*(backend.options for backend in self.backends), self.throttle, self.refresh]):
+            yield from secret_findings(secret, "the secret")
+        for store in self.store_files():
+            yield from secret_findings(store, "the sessions")
+            if not store.parent.is_dir():
+                yield Finding(
+                    Severity.ERROR,
+                    "[refresh.store]",
+                    f"there is no folder {store.parent}, so `serve` does not start",
+                    f"make it, writable by the user that serves: install -d -o tokenissuer -m 0700 {store.parent}",
+                )
+        # Backends look at their own files.
+        for path in sorted({self.path, self.signing.certificate} | {file.parent for file in self.files()}):
+            yield from control_findings(path)
+
+    def store_files(self) -> Sequence[Path]:
+        """Return the files of the session store."""
+        return tuple(files_in(self.refresh.store_options)) if self.refresh else ()
+
     def _rotation_findings(self) -> Findings:
         try:
-            unfinished = Rotation(self.signing.key, self.signing.certificate, self.signing.key).unfinished
+            unfinished = self.rotation.unfinished
         except ConfigurationError as error:
             yield Finding(Severity.WARNING, "[signing]", str(error))
             return

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from time import monotonic
 
 
@@ -53,3 +55,40 @@ class Stopwatch:
         """Return the seconds since the previous lap, and start the next."""
         before, self.started = self.started, monotonic()
         return self.started - before
+
+
+def secret_findings(path: Path, content: str) -> Findings:
+    """Report on who may read or change a file that holds a secret.
+
+    Args:
+        path: the file; none need be there.
+        content: what is in it.
+    """
+    if path.is_file() and (mode := stat.S_IMODE(path.stat().st_mode)) & (stat.S_IRWXO | stat.S_IWGRP):
+        yield Finding(
+            Severity.ERROR,
+            str(path),
+            f"others can read or change {content} (mode {mode:04o})",
+            f"run: chmod 0600 {path}",
+        )
+
+
+def control_findings(path: Path) -> Findings:
+    """Report on who may change a file or folder that decides who may do what.
+
+    Args:
+        path: the file or folder; none need be there.
+    """
+    if not path.exists():
+        return
+    status = path.stat()
+    # A group of the owner's own name has no other members.
+    others = stat.S_IWOTH if status.st_gid in (0, status.st_uid) else stat.S_IWOTH | stat.S_IWGRP
+    # Whoever may write into a folder may replace its files, unless it is one like /tmp.
+    if status.st_mode & others and not status.st_mode & stat.S_ISVTX:
+        yield Finding(
+            Severity.ERROR,
+            str(path),
+            f"others can change it (mode {stat.S_IMODE(status.st_mode):04o}), and with it who may push and pull",
+            f"run: chmod go-w {path}",
+        )

@@ -156,20 +156,33 @@ def files_in(value: Any) -> Iterator[Path]:
     Args:
         value: an instance of a dataclass of options, or the value of one of its fields.
     """
-    if isinstance(value, Path):
-        yield value
-    elif isinstance(value, Secret):
-        if value.file is not None:
-            yield value.file
-    elif dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            yield from files_in(getattr(value, field.name))
+    for leaf in _leaves(value):
+        if isinstance(leaf, Path):
+            yield leaf
+    yield from secrets_in(value)
+
+
+def secrets_in(value: Any) -> Iterator[Path]:
+    """Return every file that a secret in decoded options was read from.
+
+    Args:
+        value: as for `files_in`.
+    """
+    for leaf in _leaves(value):
+        if isinstance(leaf, Secret) and leaf.file is not None:
+            yield leaf.file
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if dataclasses.is_dataclass(value):
+        value = [getattr(value, field.name) for field in dataclasses.fields(value)]
     elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from files_in(item)
-    elif isinstance(value, (tuple, frozenset)):
-        for item in value:
-            yield from files_in(item)
+        value = value.values()
+    elif not isinstance(value, (tuple, list, frozenset)):
+        yield value
+        return
+    for item in value:
+        yield from _leaves(item)
 
 
 def _is_secret(hint: Any) -> bool:

@@ -298,7 +298,7 @@ def broken_line(folder: Path) -> None:
 
 
 FINDINGS: dict[str, tuple[Callable[[Path], object], str, str]] = {
-    "key-mode": (lambda f: (f / "auth.key").chmod(0o644), "error: ", "chmod 0400"),
+    "key-mode": (lambda f: (f / "auth.key").chmod(0o644), "error: ", "chmod 0600"),
     "password-file-mode": (lambda f: (f / "users.htpasswd").chmod(0o644), "error: ", "chmod 0600"),
     "missing-key": (lambda f: (f / "auth.key").unlink(), "error: [signing]: ", "No such file"),
     "missing-password-file": (
@@ -396,3 +396,16 @@ def test_an_error_is_one_line_whatever_the_configuration_holds(run: Run, set_up:
     config = set_up / "tokenissuer.toml"
     config.write_text('"a\\nb" = 1\n' + config.read_text())
     failed(run("check", "--config", config), "a?b")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can look with another user's eyes")
+def test_check_looks_with_the_eyes_of_the_user_who_serves(run: Run, set_up: Path) -> None:
+    """A file that root can read may stop `serve`."""
+    check = ("check", "--config", set_up / "tokenissuer.toml", "--user")
+    set_up.chmod(0o755)
+    code, out, _ = run(*check, "nobody")
+    assert code == 1
+    assert f"error: {set_up / 'auth.key'}: the user nobody cannot read it" in out
+    code, _, err = run(*check, "no-such-user")
+    assert (code, "there is no user 'no-such-user'" in err) == (1, True)
+    assert run(*check, "root")[0] == 0

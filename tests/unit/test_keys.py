@@ -22,7 +22,6 @@ from tokenissuer.signing.keys import (
     KeyForm,
     KeyType,
     SigningKey,
-    file_findings,
     generate_private_key,
     libtrust_id,
     load_signing_key,
@@ -287,17 +286,6 @@ def test_a_warning_is_due_thirty_days_before_the_end(days: float, warns: bool) -
     key = SigningKey(SAMPLE_KEY, certificate_for(SAMPLE_KEY, end=days * DAY))
     findings = list(key.findings("auth.crt", time.time()))
     assert [finding.severity for finding in findings] == [Severity.WARNING] * warns
-
-
-@pytest.mark.parametrize(
-    ("mode", "bad"),
-    [(0o400, False), (0o600, False), (0o440, False), (0o444, True), (0o604, True), (0o620, True), (0o602, True)],
-)
-def test_a_key_file_others_may_read_or_change_is_an_error(key_file: Path, mode: int, bad: bool) -> None:
-    """The finding names the mode and the command that mends it."""
-    key_file.chmod(mode)
-    findings = list(file_findings(key_file))
-    assert [f"{mode:04o}" in finding.fact and "chmod" in finding.remedy for finding in findings] == [True] * bad
 
 
 def test_new_ec_keys_have_no_leading_zero_octets() -> None:

@@ -10,7 +10,6 @@ import datetime
 import hashlib
 import json
 import re
-import stat
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -195,18 +194,6 @@ def load_signing_key(key: Path, certificate: Path) -> SigningKey:
     # Of several for one key, the newest.
     chosen = max(own, key=lambda candidate: candidate.not_valid_before_utc)
     return SigningKey(private, chosen, tuple(other for other in certificates if other not in own))
-
-
-def file_findings(key: Path) -> Findings:
-    """Report on who may read the key file."""
-    mode = stat.S_IMODE(key.stat().st_mode)
-    if mode & (stat.S_IRWXO | stat.S_IWGRP):
-        yield Finding(
-            Severity.ERROR,
-            str(key),
-            f"others can read or change the private key (mode {mode:04o}) and so sign their own tokens",
-            f"run: chmod 0400 {key}",
-        )
 
 
 def generate_private_key(type_: KeyType) -> PrivateKey:
