@@ -20,7 +20,14 @@ from tokenissuer.accounts.throttle import Throttle, ThrottleOptions
 from tokenissuer.diagnosis import Finding, Findings, Severity, control_findings, secret_findings
 from tokenissuer.errors import ConfigurationError
 from tokenissuer.monitoring.health import Health
-from tokenissuer.monitoring.metrics import CERTIFICATE_END, STORE, MetricsOptions, observe_backend, observe_request
+from tokenissuer.monitoring.metrics import (
+    CERTIFICATE_END,
+    STORE,
+    MetricsOptions,
+    begin,
+    observe_backend,
+    observe_request,
+)
 from tokenissuer.net import is_loopback
 from tokenissuer.options import decode, files_in, near_match, secrets_in
 from tokenissuer.policy import AccessOptions, Policy, Rule
@@ -209,6 +216,7 @@ class Config:
             chain, policy = Chain(backends), Policy(self.rules)
             service = TokenService(issuer, chain, policy, self.issuer.services, refresh, throttle)
             health = parts.get([*backends, refresh], lambda: _health(backends, refresh))
+            begin(backend.name for backend in backends)
             CERTIFICATE_END.set(key.certificate.not_valid_after_utc.timestamp())
             application = Application(service, self.server.proxies(), self.issuer.realm, health.prove, observe_request)
             undo.pop_all()

@@ -194,3 +194,9 @@ class BackendUnavailable(RequestError):
     def __init__(self, reason: str = "", *, retry_after: int = 5) -> None:
         self.retry_after = retry_after
         super().__init__(reason=reason)
+
+
+class StoreUnavailable(BackendUnavailable):
+    """The session store cannot be read or written."""
+
+    description = "the store of logins is not available; try again in a moment"

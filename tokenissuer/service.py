@@ -24,7 +24,7 @@ from tokenissuer.errors import (
 from tokenissuer.net import IPAddress
 from tokenissuer.policy import REPOSITORY_ACTIONS, Caller, Decision, Policy
 from tokenissuer.scope import Access
-from tokenissuer.sessions.tokens import Client, RefreshTokens
+from tokenissuer.sessions.tokens import Client, RefreshTokens, is_refresh_token
 from tokenissuer.signing.issuer import AccessToken, Issuer
 
 #: Seconds for all questions about grants in one request, after which no further one is asked: docker waits 15 for
@@ -188,6 +188,9 @@ class TokenService:
 
     def _authenticate(self, credentials: Password, address: IPAddress | None) -> Login:
         name, password = credentials.username, credentials.password
+        if is_refresh_token(password):
+            # It is nobody's password, and no backend may see it.
+            raise InvalidCredentials(reason="a refresh token beside a user name", is_guess=False)
         if self._throttle is None:
             return self.chain.authenticate(name, password)
         return self._throttle.run(name, password, address, lambda: self.chain.authenticate(name, password))

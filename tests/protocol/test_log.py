@@ -14,6 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support.http import basic
+
 if TYPE_CHECKING:
     from tests.protocol.conftest import Client
 
@@ -147,6 +149,7 @@ def test_a_line_says_who_got_what(client: Client, caplog: pytest.LogCaptureFixtu
         "account": "bob",
         "backend": "htpasswd",
         "granted": "repository:team/app:pull",
+        "denied": "repository:team/app:delete",
         "reason": "repository:team/app allowed by access rule 3, delete: nothing grants it",
         "jti": answer.claims["jti"],
     }
@@ -179,11 +182,11 @@ def test_the_log_says_why_a_login_failed(
             "bob",
             "repository:team/secret:pull",
             "repository:team/secret allowed by access rule 3 and denied by access rule 5, pull: a rule denies it",
-            "denied",
+            "login",
         ),
-        ("bob", "repository:x:pull", "repository:x no access rule applies, pull: nothing grants it", "denied"),
+        ("bob", "repository:x:pull", "repository:x no access rule applies, pull: nothing grants it", "login"),
         ("bob", "repository:bob/x:*", "repository:bob/x allowed by access rule 2", "login"),
-        ("bob", "registry:catalog:*", "registry:catalog no access rule applies, *: nothing grants it", "denied"),
+        ("bob", "registry:catalog:*", "registry:catalog no access rule applies, *: nothing grants it", "login"),
         (None, "repository:x:pull", "repository:x no access rule applies, pull: nothing grants it", "denied"),
         (None, "repository:public/x:pull", "repository:public/x allowed by access rule 4", ""),
         (None, "", "", ""),
@@ -196,7 +199,27 @@ def test_a_denial_names_the_rule_or_says_that_there_is_none(
     client.get(user, scope)
     (record,) = [record for record in caplog.records if record.name == "tokenissuer.requests"]
     assert record.__dict__["security"] == mark
-    assert fields(caplog)["reason"] == reason
+    found = fields(caplog)
+    assert found["reason"] == reason
+    # A login is one fact, what it was not given another.
+    assert ("denied" in found) is ("nothing grants" in reason or "denies" in reason)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("glpat-abcdefghijklmnopqrst", "glpat-ab... (26 characters, perhaps a token)"),
+        ("x" * 60, "xxxxxxxx... (60 characters, perhaps a token)"),
+        ("somebody.with-a.long-name@example.com", "somebody.with-a.long-name@example.com"),
+        ("gitlab-ci-token", "gitlab-ci-token"),
+    ],
+)
+def test_a_token_in_the_place_of_the_name_is_not_shown(
+    client: Client, caplog: pytest.LogCaptureFixture, name: str, shown: str
+) -> None:
+    """People paste it there."""
+    client.ask("/token", HTTP_AUTHORIZATION=basic(name, "x"))
+    assert fields(caplog)["username"] == shown
 
 
 @pytest.mark.parametrize(

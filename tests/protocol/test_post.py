@@ -221,6 +221,24 @@ def test_a_body_that_is_too_large_is_refused(client: Client, environ: dict[str, 
         assert client.ask(method="POST", body=body, **environ).status == status
 
 
+class Gone(BytesIO):
+    """A body whose client went away; Apache, gunicorn and uWSGI say so by an OSError."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Fail."""
+        raise OSError("request data read error")
+
+
+@pytest.mark.parametrize("body", [BytesIO(b"grant_type=pass"), Gone()], ids=["short", "error"])
+def test_a_client_that_goes_away_in_its_body_is_no_defect_of_ours(
+    client: Client, caplog: pytest.LogCaptureFixture, body: BytesIO
+) -> None:
+    """And half a form is not taken for a whole one."""
+    environ = {"wsgi.input": body, "CONTENT_LENGTH": "100", "CONTENT_TYPE": FORM}
+    assert client.send(environ).status == 400
+    assert "bug" not in caplog.text
+
+
 def test_a_chunked_body_without_end_is_not_read_without_end(client: Client) -> None:
     """Only so much is taken in as would be answered."""
 

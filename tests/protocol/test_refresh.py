@@ -270,6 +270,7 @@ def test_a_store_that_cannot_be_reached_is_an_outage(
         answer = request.get_response(application)
         assert (answer.status_int, answer.headers["Retry-After"]) == (503, "5")
         assert "sqlite" not in answer.text
+        assert "the store of logins is not available" in answer.text
     assert client.post(password_form()).status == 200
     monkeypatch.undo()
     assert client.post(refresh_form(token)).status == 200

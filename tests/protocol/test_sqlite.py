@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import sqlite3
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import pytest
+
+from tokenissuer.errors import StoreUnavailable
 from tokenissuer.sessions.sqlite import SqliteOptions, SqliteStore
 from tokenissuer.sessions.store import Session
 
@@ -53,7 +57,7 @@ def test_nothing_is_open_before_it_is_used(tmp_path: Path) -> None:
     """A server's processes are forks of one that has made the store: none may inherit a connection."""
     store = SqliteStore(SqliteOptions(tmp_path / "refresh.sqlite3"))
     opened = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
-    assert not any("refresh.sqlite3" in name for name in opened if name)
+    assert not any(str(tmp_path) in name for name in opened)
     store.close()
 
 
@@ -77,4 +81,28 @@ def test_the_store_of_an_older_version_is_emptied(tmp_path: Path) -> None:
     store = SqliteStore(SqliteOptions(path))
     store.add(session("one"))
     assert [found.id for found in store.sessions()] == ["one"]
+    store.close()
+
+
+def write_on(store: SqliteStore) -> None:
+    """Write more than fits."""
+    for _ in range(100):
+        store.check()
+
+
+def test_a_file_that_cannot_grow_is_no_store(tmp_path: Path) -> None:
+    """A full disk can still be read, and no login could be kept."""
+    store = SqliteStore(SqliteOptions(tmp_path / "refresh.sqlite3"))
+    store.add(session("one"))
+    store.check()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = max(path.stat().st_size for path in tmp_path.iterdir())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limit[1]))
+    try:
+        with pytest.raises(StoreUnavailable, match="the session store"):
+            write_on(store)
+        assert [found.id for found in store.sessions()] == ["one"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    store.check()
     store.close()

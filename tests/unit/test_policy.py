@@ -475,3 +475,33 @@ def test_a_rule_for_one_backend_is_not_for_accounts_of_another() -> None:
     only = rule(everyone=False, groups=frozenset({"dev"}), backends=frozenset({"ldap"}))
     for backend, expected in (("ldap", {"pull"}), ("gitlab", set()), ("", set())):
         assert granted([only], asked(name="team/app"), Caller(ALICE, "registry.example", None, backend)) == expected
+
+
+@pytest.mark.parametrize("who", ["everyone", "groups", "accounts"])
+def test_many_rules_cost_no_more_than_those_that_may_matter(monkeypatch: pytest.MonkeyPatch, who: str) -> None:
+    """Ten thousand rules, and forty scopes: only the rules for the caller and the first part of the name are tried."""
+    tried = 0
+    actions_on = Rule.actions_on
+
+    def counted(self: Rule, caller: Caller, access: Access) -> frozenset[str]:
+        nonlocal tried
+        tried += 1
+        return actions_on(self, caller, access)
+
+    monkeypatch.setattr(Rule, "actions_on", counted)
+    everyone = who == "everyone"
+    rules = [
+        rule(
+            number=number,
+            everyone=everyone,
+            groups=frozenset({f"g{number}"} if who == "groups" else ()),
+            accounts=frozenset({f"a{number}"} if who == "accounts" else ()),
+            repositories=(f"team{number}/**" if everyone else "**",),
+        )
+        for number in range(10_000)
+    ]
+    policy = Policy(rules)
+    caller = Caller(Account("a7", frozenset({"g7", "g8"})), "registry.example", None)
+    for number in range(40):
+        policy.decide(caller, asked(name=f"team{number}/app"))
+    assert tried <= 40 * 2

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support.accounts import Directory, Person
 from tokenissuer.accounts.backend import Account, Backend
 from tokenissuer.accounts.cache import CachedBackend
 from tokenissuer.accounts.chain import Chain
@@ -181,3 +182,11 @@ def test_what_a_source_opens_to_everyone_is_open_to_all(key: SigningKey, login: 
     chain = Chain([CachedBackend("memory", Fixed()), CachedBackend("open", Open())])
     one = TokenService(Issuer("x", key, 900, {}), chain, Policy([]), ["one"])
     assert one.respond(asked(repository("a/b", "pull", "push"), login=login)).granted == (repository("a/b", "pull"),)
+
+
+def test_no_backend_sees_a_refresh_token(key: SigningKey) -> None:
+    """A directory of somebody else would have it in its log."""
+    directory = Directory(Person())
+    with pytest.raises(InvalidCredentials):
+        service(key, directory).respond(asked(login=Password("alice", "tir_" + "A" * 43)))
+    assert directory.asked == []

@@ -228,6 +228,15 @@ def test_a_source_is_an_address_or_a_64(world: World, one: str, other: str | Non
     assert world.login("alice", RIGHT["alice"], other) == (429 if shared else 200)
 
 
+def test_a_customer_with_many_networks_of_ipv6_has_not_as_many_tries(world: World) -> None:
+    """Two hundred /64s of one /48 are not two hundred attackers; another /48 is somebody else."""
+    answers = [world.guess("alice", 1, f"2001:db8:1:{number:x}::1")[0] for number in range(200)]
+    # Four times the limit of the account.
+    assert answers.count(401) == 12
+    assert world.login("alice", RIGHT["alice"], "2001:db8:1:ffff::1") == 429
+    assert world.login("alice", RIGHT["alice"], "2001:db8:2:1::1") == 200
+
+
 def test_connections_without_an_address_are_one_source(world: World) -> None:
     """They cannot be told apart."""
     assert world.guess("alice", 4, None) == [401, 401, 401, 429]

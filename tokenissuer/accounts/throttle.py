@@ -1,6 +1,7 @@
 """The rate limit on guessing passwords.
 
-There is a limit of different wrong passwords per account and address, and a limit per address (for IPv6 per /64). An
+There is a limit of different wrong passwords per account and address, and a limit per address. For IPv6 an address is
+a /64, which is one customer's, and four times as many are allowed from a /48, which one customer may have as well. An
 account that has logged in from an address within a week is not held to that address's limit.
 
 Beyond a limit every password is refused, the right one too: a different answer would be one more guess.
@@ -16,7 +17,7 @@ import time
 import unicodedata
 import urllib.parse
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any, Final, TypeVar
@@ -40,8 +41,10 @@ MAX_COUNTERS: Final = 60_000
 #: What the storage can count.
 _MAX_LIMIT: Final = 10_000
 _MAX_WINDOW: Final = 24 * 3600
-#: Bits of an IPv6 address that tell one customer from another.
-_IPV6_PREFIX: Final = 64
+# Bits of an IPv6 address that may tell one customer from another: most have a /64, some a /48.
+_IPV6_PREFIXES: Final = (64, 48)
+#: How many times as many wrong passwords are allowed from a /48: it may also have many customers.
+_WIDE_TIMES: Final = 4
 #: Seconds that Redis may take, and for which it is not asked after a failure.
 _REDIS_TIMEOUT: Final = 0.3
 _REDIS_PAUSE: Final = 10.0
@@ -81,8 +84,9 @@ class _Counters:
         self._moving: Final = MovingWindowRateLimiter(storage)
         self._fixed: Final = FixedWindowRateLimiter(storage)
         self._limits: Final = [
-            (name, RateLimitItemPerSecond(limit, options.window, name))
+            (name, width, RateLimitItemPerSecond(limit * times, options.window, f"{name}{width}"))
             for name, limit in (("account", options.account), ("address", options.address))
+            for width, times in enumerate((1, _WIDE_TIMES))
             if limit
         ]
         self._wrong: Final = RateLimitItemPerSecond(1, options.window, "wrong")
@@ -101,11 +105,11 @@ class _Counters:
         Raises:
             TooManyAttempts: if not.
         """
-        for name, limit in self._limits:
-            if self._is_bounded and not others and (limit, attempt.who(name)) not in self._kept:
+        for name, limit, who in self._of(attempt):
+            if self._is_bounded and not others and (limit, who) not in self._kept:
                 # Nothing was counted, as for nearly everybody.
                 continue
-            end, left = self._moving.get_window_stats(limit, attempt.who(name))
+            end, left = self._moving.get_window_stats(limit, who)
             if left > (others if name == "account" else 0):
                 continue
             # All jobs of a CI runner use one name, each with its own token: they may be many at once.
@@ -124,21 +128,27 @@ class _Counters:
         """
         self._keep(self._wrong, attempt.password)
         if self._fixed.hit(self._wrong, attempt.password):
-            for name, limit in self._limits:
+            for name, limit, who in self._of(attempt):
                 if name == "account" and not is_guess:
                     continue
-                self._keep(limit, attempt.who(name))
-                self._moving.hit(limit, attempt.who(name))
+                self._keep(limit, who)
+                self._moving.hit(limit, who)
+
+    def _of(self, attempt: _Attempt) -> Iterator[tuple[str, RateLimitItem, str]]:
+        for name, width, limit in self._limits:
+            if width < len(attempt.places):
+                place = attempt.places[width]
+                yield name, limit, place.account if name == "account" else place.address
 
     def is_known(self, attempt: _Attempt) -> bool:
         """Whether the account has lately logged in from the address."""
-        return not self._fixed.test(self._known, attempt.account)
+        return not self._fixed.test(self._known, attempt.places[0].account)
 
     def know(self, attempt: _Attempt) -> None:
         """Note that the account has logged in from the address."""
         if not self.is_known(attempt):
             # Not in `_kept`: many wrong passwords must not push out who has logged in.
-            self._fixed.hit(self._known, attempt.account)
+            self._fixed.hit(self._known, attempt.places[0].account)
 
     def _keep(self, limit: RateLimitItem, who: str) -> None:
         if not self._is_bounded:
@@ -152,21 +162,29 @@ class _Counters:
 
 
 @dataclass(frozen=True, slots=True)
-class _Attempt:
-    """Whose attempts are counted, as texts from which nobody can read name, address or password.
+class _Place:
+    """Where attempts are counted, as texts from which nobody can read name or address.
 
     Args:
-        address: the address.
-        account: the address and the account.
-        password: the address, the account and the password.
+        address: the address, or its network.
+        account: that and the account.
     """
 
     address: str
     account: str
-    password: str
 
-    def who(self, limit: str) -> str:
-        return self.account if limit == "account" else self.address
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """One password that is tried.
+
+    Args:
+        places: where it counts, the narrowest first.
+        password: the widest place, the account and the password, as a text from which nobody can read them.
+    """
+
+    places: tuple[_Place, ...]
+    password: str
 
 
 class Throttle:
@@ -201,9 +219,11 @@ class Throttle:
         """
         # A directory takes `Bob`, `BOB` and `b o b` for the same account or for different ones: here they are the same.
         name = "".join(unicodedata.normalize("NFKC", username).casefold().split())
-        place = self._digest("", _place(address))
-        account = self._digest(place, name)
-        attempt = _Attempt(place, account, self._digest(account, password))
+        places = []
+        for text in _places(address):
+            place = self._digest("", text)
+            places.append(_Place(place, self._digest(place, name)))
+        attempt = _Attempt(tuple(places), self._digest(places[-1].account, password))
         others = self._begin(attempt)
         try:
             self._ask(lambda counters: counters.admit(attempt, others))
@@ -220,18 +240,18 @@ class Throttle:
     def _begin(self, attempt: _Attempt) -> int:
         """Note that a password is being tried, and return how many others were before it."""
         with self._lock:
-            passwords = self._trying.setdefault(attempt.account, {})
+            passwords = self._trying.setdefault(attempt.places[-1].account, {})
             passwords[attempt.password] = passwords.get(attempt.password, 0) + 1
             return list(passwords).index(attempt.password)
 
     def _end(self, attempt: _Attempt) -> None:
         with self._lock:
-            passwords = self._trying[attempt.account]
+            passwords = self._trying[attempt.places[-1].account]
             passwords[attempt.password] -= 1
             if not passwords[attempt.password]:
                 del passwords[attempt.password]
             if not passwords:
-                del self._trying[attempt.account]
+                del self._trying[attempt.places[-1].account]
 
     def _digest(self, context: str, text: str) -> str:
         # The context has a fixed length, so no other two texts give the same bytes.
@@ -298,8 +318,8 @@ def _open_redis(url: str) -> Storage:
     return storage
 
 
-def _place(address: IPAddress | None) -> str:
-    """Name who shares a limit: an address, or the part of IPv6 addresses that one customer has."""
+def _places(address: IPAddress | None) -> Sequence[str]:
+    """Name who shares a limit: an address, or the networks of IPv6 that one customer may have."""
     if isinstance(address, IPv6Address):
-        return str(IPv6Network((address.packed, _IPV6_PREFIX), strict=False))
-    return "" if address is None else str(address)
+        return [str(IPv6Network((address.packed, prefix), strict=False)) for prefix in _IPV6_PREFIXES]
+    return ("" if address is None else str(address),)

@@ -18,7 +18,7 @@ MAX_AGE: Final = 30.0
 #: Seconds after which a part whose probe has not ended counts as down.
 PROBE_TIMEOUT: Final = 5.0
 #: Seconds that a request waits for the first result.
-WAIT: Final = 1.0
+WAIT: Final = 0.1
 
 _log: Final = logging.getLogger("tokenissuer.health")
 
@@ -96,7 +96,7 @@ class Health:
         self._parts: Final = {name: _Part(name, check) for name, check in checks.items()}
 
     def troubles(self) -> dict[str, str]:
-        """Return for each part why it is down; empty if it is up. Takes at most a second."""
+        """Return for each part why it is down; empty if it is up. Takes at most `WAIT` seconds."""
         end = time.monotonic() + WAIT
         for part in self._parts.values():
             part.probe()

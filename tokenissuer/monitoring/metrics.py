@@ -77,6 +77,19 @@ for _value in (*_OUTCOMES.values(), "invalid"):
     REQUESTS.labels("token", _value)
 
 
+def begin(backends: Iterable[str]) -> None:
+    """Begin the counters of these backends, and of the session store, at 0.
+
+    Args:
+        backends: their names.
+    """
+    for backend in backends:
+        OUTAGES.labels(backend)
+        for outcome in ("accepted", "refused", "unavailable"):
+            LOGINS.labels(backend, outcome)
+    OUTAGES.labels(STORE)
+
+
 @cache
 def _bound(metric: Any, *labels: str) -> Any:
     """Return the one series with these labels; there are few."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tokenissuer.errors import BackendUnavailable, ConfigurationError
+from tokenissuer.errors import ConfigurationError, StoreUnavailable
 from tokenissuer.options import option
 from tokenissuer.sessions.store import Session, Store
 
@@ -111,6 +111,10 @@ class SqliteStore(Store):
             (created_before, used_before, ended_before),
         )
 
+    def check(self) -> None:
+        """Prove that the file can be written now: a full disk can still be read."""
+        self._execute(f"PRAGMA user_version = {_SCHEMA_VERSION}", ())
+
     def close(self) -> None:
         """Close the file."""
         with self._lock:
@@ -131,11 +135,11 @@ class SqliteStore(Store):
     def _using(self) -> Iterator[sqlite3.Connection]:
         # Not for ever: each thread would wait until all before it have timed out.
         if not self._lock.acquire(timeout=_TIMEOUT):
-            raise BackendUnavailable(f"timed out after {_TIMEOUT} s waiting for the session store {self._path}")
+            raise StoreUnavailable(f"timed out after {_TIMEOUT} s waiting for the session store {self._path}")
         try:
             yield self._open()
         except (OSError, sqlite3.Error) as error:
-            raise BackendUnavailable(f"the session store {self._path}: {error}") from None
+            raise StoreUnavailable(f"the session store {self._path}: {error}") from None
         finally:
             self._lock.release()
 

@@ -82,6 +82,11 @@ class Client:
     address: str
 
 
+def is_refresh_token(text: str) -> bool:
+    """Whether a text has the form of a refresh token."""
+    return _TOKEN.fullmatch(text) is not None
+
+
 class RefreshTokens:
     """Issues, redeems and revokes refresh tokens.
 

@@ -295,7 +295,10 @@ def _read_body(environ: WSGIEnvironment) -> bytes:
         # First the number of digits: Python refuses to convert thousands of them.
         if len(length) > 20 or int(length) > MAX_FORM_SIZE:
             raise ContentTooLarge
-        return _read_up_to(body, int(length))
+        data = _read_up_to(body, int(length))
+        if len(data) < int(length):
+            raise InvalidRequest("the body is shorter than its Content-Length")
+        return data
     if environ.get("wsgi.input_terminated"):
         # skopeo and podman send chunks and no length; the server has decoded them.
         data = _read_up_to(body, MAX_FORM_SIZE + 1)
@@ -310,7 +313,11 @@ def _read_body(environ: WSGIEnvironment) -> bytes:
 def _read_up_to(body: Any, size: int) -> bytes:
     data = b""
     while len(data) < size:
-        piece = body.read(size - len(data))
+        try:
+            piece = body.read(size - len(data))
+        except OSError:
+            # What Apache, gunicorn and uWSGI raise when the client has gone.
+            raise InvalidRequest("the body could not be read to its end") from None
         if not piece:
             break
         data += piece

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
 
-from tokenissuer.errors import RequestError
+from tokenissuer.errors import AccessDenied, RequestError
 from tokenissuer.scope import Access, scope_text
-from tokenissuer.service import Password, TokenRequest, TokenResponse
+from tokenissuer.service import Password, RefreshToken, TokenRequest, TokenResponse
 
 #: Characters kept of a field, and of a field that lists resources.
 MAX_FIELD: Final = 500
 MAX_LIST: Final = 1500
-_LISTS: Final = frozenset({"requested", "granted", "reason"})
+_LISTS: Final = frozenset({"requested", "granted", "denied", "reason"})
 
 #: What an answer means to those who watch for attacks and outages.
 _SECURITY: Final = {401: "login_refused", 403: "denied", 429: "throttled", 500: "defect", 503: "outage"}
+
+# People paste a token where the name belongs. Known beginnings of tokens, and what is as long as one.
+_TOKEN: Final = re.compile(
+    r"(?:gl[a-z]{2,8}-|gh[a-z]_|github_pat_|dckr_[a-z]+_|tir_|eyJ)\S{16,}|[A-Za-z0-9_+/=-]{40,}", re.ASCII
+)
 
 _PLAIN: Final = re.compile(r"[!#-<>-\[\]-~]+", re.ASCII)
 
@@ -47,18 +51,38 @@ class Exchange:
     def security(self) -> str:
         """What it means to those who watch for attacks and outages; empty if nothing."""
         if isinstance(self.result, TokenResponse) and self.request is not None:
-            if self.result.granted != self.request.requested and _is_less(self.result.granted, self.request.requested):
-                return "denied"
-            return "login" if self.result.subject else ""
+            if self.result.subject:
+                return "login"
+            return "denied" if self.denied else ""
         if self.endpoint == "revoke" and self.status == 200:
             return "session_revoked"
         return _SECURITY.get(self.status, "")
+
+    @property
+    def denied(self) -> str:
+        """What was requested and is not granted, as scopes."""
+        if self.request is None or not isinstance(self.result, TokenResponse | AccessDenied):
+            return ""
+        granted = self.result.granted if isinstance(self.result, TokenResponse) else ()
+        if granted == self.request.requested:
+            return ""
+        actions = {(access.type, access.name): access.actions for access in granted}
+        missing = (
+            (access, access.actions - actions.get((access.type, access.name), frozenset()))
+            for access in self.request.requested
+        )
+        # `*` is granted as the actions that it stands for.
+        return scope_text(
+            Access(access.type, access.name, less)
+            for access, less in missing
+            if less - {"*"} or (less and (access.type, access.name) not in actions)
+        )
 
     def fields(self) -> dict[str, object]:
         """Return what the log line says about request and answer."""
         fields: dict[str, object] = {}
         if (request := self.request) is not None:
-            fields["username"] = request.credentials.username if isinstance(request.credentials, Password) else ""
+            fields["username"] = _name(request.credentials)
             fields["service"] = request.service
             fields["client_id"] = request.client_id
             fields["requested"] = scope_text(request.requested)
@@ -74,6 +98,8 @@ class Exchange:
                 fields["reason"] = error.reason
                 if error.backend:
                     fields["backend"] = error.backend
+        if denied := self.denied:
+            fields["denied"] = denied
         fields["duration_ms"] = round(self.seconds * 1000)
         return fields
 
@@ -114,10 +140,9 @@ def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def _is_less(granted: Iterable[Access], requested: Iterable[Access]) -> bool:
-    """Whether something that was requested is not granted."""
-    actions = {(access.type, access.name): access.actions for access in granted}
-    return any(
-        (access.type, access.name) not in actions or access.actions - {"*"} - actions[access.type, access.name]
-        for access in requested
-    )
+def _name(credentials: Password | RefreshToken | None) -> str:
+    """Return the user name that was sent; only the beginning of one that looks like a token."""
+    if not isinstance(credentials, Password):
+        return ""
+    name = credentials.username
+    return f"{name[:8]}... ({len(name)} characters, perhaps a token)" if _TOKEN.fullmatch(name) else name
