@@ -117,3 +117,16 @@ def test_every_option_is_in_its_commands_row() -> None:
             for option in action.option_strings:
                 if option.startswith("--") and option not in ("--help", "--config"):
                     assert f"`{option}" in rows[name], f"{name} {option}"
+
+
+def test_every_promise_of_the_security_page_has_its_test() -> None:
+    """A test that is renamed or deleted takes its promise with it."""
+    page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(test_\w+)`", page))
+    defined = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert len(named) > 20
+    assert named <= defined
