@@ -26,7 +26,7 @@ from tokenissuer import (
 )
 from tokenissuer_backends.ldap import standing
 from tokenissuer_backends.ldap.directory import Conversation, Directory
-from tokenissuer_backends.ldap.failure import DirectoryFailure, Incomplete, Misconfigured, Refused
+from tokenissuer_backends.ldap.failure import DirectoryFailure, Incomplete, Misconfigured, Refused, Unreachable
 from tokenissuer_backends.ldap.filter import FilterTemplate
 from tokenissuer_backends.ldap.groups import Group, GroupSearch
 from tokenissuer_backends.ldap.name import DistinguishedName
@@ -97,7 +97,7 @@ class LdapBackend(Backend):
             self._name,
             *(self._groups.attributes if self._groups else ()),
             *standing.ATTRIBUTES,
-            *(("sAMAccountName",) if options.directory == "ad" else ()),
+            *(("sAMAccountName", "userPrincipalName") if options.directory == "ad" else ()),
         )
         self._nobody: Final = f"cn=nobody-{secrets.token_hex(16)},{self._base}"
 
@@ -231,28 +231,37 @@ class LdapBackend(Backend):
         try:
             entry = self._find(conversation, self._filter.fill({USER: username}))
         except UnknownAccount:
-            # A bind that cannot succeed, so that the time of the answer does not tell an unknown name from a known one.
+            # The same questions and a bind that cannot succeed: neither the time of the answer nor its kind tells an
+            # unknown name from a known one.
+            if self._groups is not None:
+                self._groups.of(Entry(self._nobody, {}), self._nobody, conversation)
             with contextlib.suppress(Refused):
                 conversation.prove(self._nobody, password)
             raise
         name = self._name_of(entry)
         _refuse_unusable(entry)
+        # Before the bind: a failure that came after it would tell that the password is right.
+        account = self._account(conversation, entry, name)
         state = conversation.prove(entry.dn, password)
         if state.objection:
             # The password is right and has cost a grace login. The core remembers the refusal, which saves the others.
             raise Refused(state.objection)
-        return self._account(conversation, entry, name)
+        return account
 
     def _bind_then_search(self, conversation: Conversation, username: str, password: str) -> LdapAccount:
         bound_as = self._options.bind_as.replace(USER, username)
         state = conversation.become(bound_as, password)
         if state.objection:
             raise Refused(state.objection)
-        entry = self._find(conversation, self._filter.fill({USER: username}))
-        self._prove_identity(conversation, bound_as, entry)
-        name = self._name_of(entry)
-        _refuse_unusable(entry)
-        return self._account(conversation, entry, name)
+        try:
+            entry = self._find(conversation, self._filter.fill({USER: username}))
+            self._prove_identity(conversation, bound_as, entry)
+            name = self._name_of(entry)
+            _refuse_unusable(entry)
+            return self._account(conversation, entry, name)
+        except (Misconfigured, Unreachable) as error:
+            # A wrong password is refused under the same fault, and 503 would tell that this one is right.
+            raise Refused(f"{bound_as} has logged in, but {error.reason}") from None
 
     def _look_up(self, conversation: Conversation, name: str) -> LdapAccount:
         try:
@@ -345,10 +354,15 @@ class LdapBackend(Backend):
         try:
             bound = DistinguishedName.parse(bound_as)
         except ValueError:
-            kind, _, who = conversation.identity().partition(":")
+            try:
+                kind, _, who = conversation.identity().partition(":")
+            except Misconfigured:
+                # Samba does not tell. What has logged in must be one of the entry's own names, which are unique.
+                kind, who = "u", bound_as
             if kind == "u":
                 spelled = who.rpartition("\\")[2].lower()
-                if spelled in (value.lower() for value in entry.texts("sAMAccountName")):
+                names = (*entry.texts("sAMAccountName"), *entry.texts("userPrincipalName"))
+                if spelled in (name.lower() for name in names):
                     return
                 raise Refused(f"{who} has logged in, but {entry.dn} was found") from None
             bound = DistinguishedName.given(who)

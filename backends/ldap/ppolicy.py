@@ -6,9 +6,15 @@ Netscape's controls: https://datatracker.ietf.org/doc/html/draft-vchu-ldap-pwd-p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
+
+from pyasn1.codec.ber.decoder import decode
+from pyasn1.error import PyAsn1Error
+from pyasn1.type import tag
+from pyasn1.type.namedtype import NamedType, NamedTypes, OptionalNamedType
+from pyasn1.type.univ import Choice, Enumerated, Integer, Sequence
 
 CONTROL: Final = "1.3.6.1.4.1.42.2.27.8.5.1"
 _EXPIRED_CONTROL: Final = "2.16.840.1.113730.3.4.4"
@@ -19,11 +25,26 @@ _ERRORS: Final = {
     1: "the account is locked",
     2: "the password must be changed",
 }
-_SEQUENCE: Final = 0x30
-_WARNING: Final = 0xA0
-_ERROR: Final = 0x81
-_SECONDS_LEFT: Final = 0x80
-_GRACE_LEFT: Final = 0x81
+
+
+def _context(number: int, kind: int = tag.tagFormatSimple) -> Any:
+    return tag.Tag(tag.tagClassContext, kind, number)
+
+
+class _Warning(Choice):  # type: ignore[misc]
+    componentType = NamedTypes(
+        NamedType("seconds", Integer().subtype(implicitTag=_context(0))),
+        NamedType("grace", Integer().subtype(implicitTag=_context(1))),
+    )
+
+
+class _Answer(Sequence):  # type: ignore[misc]
+    """`PasswordPolicyResponseValue` of Behera's draft."""
+
+    componentType = NamedTypes(
+        OptionalNamedType("warning", _Warning().subtype(explicitTag=_context(0, tag.tagFormatConstructed))),
+        OptionalNamedType("error", Enumerated().subtype(implicitTag=_context(1))),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,29 +78,21 @@ def read(controls: Mapping[str, bytes]) -> PasswordState:
 
 
 def _read_behera(value: bytes) -> PasswordState:
+    try:
+        # 389 Directory Server writes every length in four octets, which BER allows (RFC 4511, 5.1).
+        answer, rest = decode(value, asn1Spec=_Answer())
+    except PyAsn1Error:
+        raise ValueError("the password policy answer cannot be read") from None
+    if rest:
+        raise ValueError("the password policy answer is longer than it says")
     objection, expires_in = "", 0
-    ((kind, content),) = _elements(value)
-    if kind != _SEQUENCE:
-        raise ValueError("the password policy answer is not a sequence")
-    for tag, inner in _elements(content):
-        if tag == _ERROR:
-            number = int.from_bytes(inner, "big")
-            objection = _ERRORS.get(number, f"the password policy objects (error {number})")
-        elif tag == _WARNING:
-            ((warning, number_left),) = _elements(inner)
-            left = int.from_bytes(number_left, "big")
-            if warning == _GRACE_LEFT:
-                objection = objection or f"the password has expired, with {left} grace logins left"
-            elif warning == _SECONDS_LEFT:
-                expires_in = left
+    if answer["error"].hasValue():
+        number = int(answer["error"])
+        objection = _ERRORS.get(number, f"the password policy objects (error {number})")
+    if answer["warning"].hasValue():
+        kind, left = answer["warning"].getName(), int(answer["warning"].getComponent())
+        if kind == "seconds":
+            expires_in = left
+        else:
+            objection = objection or f"the password has expired, with {left} grace logins left"
     return PasswordState(objection, expires_in)
-
-
-def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Split BER elements. Those of the control are too short for a length of several octets."""
-    while data:
-        if len(data) < 2 or data[1] > 127 or len(data) < 2 + data[1]:
-            raise ValueError("the password policy answer is cut short")
-        end = 2 + data[1]
-        yield data[0], data[2:end]
-        data = data[end:]

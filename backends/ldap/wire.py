@@ -250,8 +250,8 @@ class Session:
         try:
             state = ppolicy.read(_controls(result))
         except ValueError as error:
-            self.close()
-            raise Unreachable(str(error)) from None
+            # Nobody knows whether the password may be used. Not an outage: only a right password might cause one.
+            state = ppolicy.PasswordState(str(error))
         code = result["result"]
         if result["type"] == "bindResponse" and code == _SUCCESS:
             return state
@@ -296,12 +296,15 @@ class Session:
 
         Raises:
             Misconfigured: if it does not tell.
+            Refused: if it is logged in as nobody.
             Unreachable: if it does not answer.
         """
         result = self._ask(lambda: self._connection.extended(_WHO_AM_I), deadline)
         value = result.get("responseValue")
-        if result["result"] != _SUCCESS or not value:
-            raise Misconfigured("it does not support 'Who am I?' (RFC 4532), which bind_as without a DN needs")
+        if result["result"] != _SUCCESS:
+            raise Misconfigured("it does not support 'Who am I?' (RFC 4532)")
+        if not value:
+            raise Refused("the bind has logged nobody in")
         return bytes(value).decode("utf-8", "replace")
 
     @property

@@ -36,7 +36,7 @@ from tokenissuer.accounts.chain import Chain, Login
 from tokenissuer.diagnosis import Severity
 from tokenissuer.errors import BackendUnavailable, InvalidCredentials, RequestError, UnknownAccount
 from tokenissuer.options import Secret
-from tokenissuer_backends.ldap import LdapBackend
+from tokenissuer_backends.ldap import LdapBackend, ppolicy
 from tokenissuer_backends.ldap.options import GroupOptions, UserOptions
 
 NewBackend = Callable[..., LdapBackend]
@@ -124,7 +124,8 @@ def test_a_name_is_one_value_on_the_wire(
     directory = new_directory(entries={})
     with pytest.raises(UnknownAccount):
         new_backend(directory, user=UserOptions("dc=test", filter="(uid={user})")).authenticate(typed, "right")
-    (search,) = directory.searches
+    # The second is for the groups of nobody, as for an account.
+    search, _ = directory.searches
     assert search.filter == tlv(0xA3, tlv(0x04, b"uid") + tlv(0x04, wire))
 
 
@@ -238,14 +239,100 @@ def test_a_password_that_expires_soon_is_good(
     assert new_backend(directory).authenticate("alice", "right").name == "alice"
 
 
-@pytest.mark.parametrize("value", [b"", b"\x30", b"\x30\x05\x81", b"\x04\x00", b"\x30\x82\x00\x00"])
-def test_a_password_policy_that_cannot_be_read_is_an_outage(
+@pytest.mark.parametrize("value", [b"", b"\x30", b"\x30\x05\x81", b"\x04\x00", b"\x30\x82\x00\x05"])
+def test_a_password_whose_policy_cannot_be_read_is_refused(
     new_directory: NewDirectory, new_backend: NewBackend, value: bytes
 ) -> None:
-    """Success with something unreadable attached is no success that anybody could rely on."""
+    """As a wrong one is: an outage would tell that it is right."""
     directory = new_directory(special=user_bind(lambda message: message.result(0, controls=control(PPOLICY, value))))
-    with pytest.raises(BackendUnavailable):
+    with pytest.raises(InvalidCredentials, match="cannot be read") as caught:
         new_backend(directory).authenticate("alice", "right")
+    assert caught.value.description == InvalidCredentials.description
+
+
+@pytest.mark.parametrize(
+    ("answer", "objection", "expires_in"),
+    [
+        # OpenLDAP: lengths in one octet.
+        ("3003810101", "the account is locked", 0),
+        ("3005a003800164", "", 100),
+        ("3005a003810102", "2 grace logins left", 0),
+        ("3000", "", 0),
+        # 389 Directory Server: each length in four octets, and one that says how many.
+        ("308400000003810101", "the account is locked", 0),
+        ("308400000003810100", "the password has expired", 0),
+        ("30840000000aa0840000000480020e10", "", 3600),
+        ("308400000009a08400000003810102", "2 grace logins left", 0),
+        ("308400000000", "", 0),
+        # Active Directory sends none, but BER has other ways to write the same.
+        ("30810381 0101".replace(" ", ""), "the account is locked", 0),
+        ("30820003810101", "the account is locked", 0),
+    ],
+)
+def test_every_length_that_ber_allows_is_read(answer: str, objection: str, expires_in: int) -> None:
+    """Else a right password is an outage where the policy has something to say."""
+    state = ppolicy.read({ppolicy.CONTROL: bytes.fromhex(answer)})
+    assert objection in state.objection
+    assert bool(objection) is bool(state.objection)
+    assert state.expires_in == expires_in
+
+
+@pytest.mark.parametrize("username", ["alice", "nobody"])
+def test_a_fault_that_comes_with_the_groups_tells_nothing_of_name_or_password(
+    new_directory: NewDirectory, new_backend: NewBackend, username: str
+) -> None:
+    """Right, wrong and unknown: all are the same outage, and no password is tried."""
+
+    def search(message: Message) -> Iterable[bytes]:
+        if message.name == "ou=groups,dc=test":
+            return [message.result(52)]
+        found = [message.entry(ALICE, uid=["alice"])] if username == "alice" else []
+        return [*found, message.result(0)]
+
+    directory = new_directory(special={SEARCH: search})
+    backend = new_backend(directory, groups=GroupOptions("ou=groups,dc=test"))
+    for password in ("right", "wrong"):
+        with pytest.raises(BackendUnavailable):
+            backend.authenticate(username, password)
+    assert directory.binds == []
+
+
+def test_with_bind_as_no_fault_after_the_bind_tells_that_the_password_is_right(
+    new_directory: NewDirectory, new_backend: NewBackend
+) -> None:
+    """A wrong password is refused before anything is searched."""
+    directory = new_directory(special={SEARCH: lambda message: [message.result(52)]})
+    backend = new_backend(directory, bind_dn="", bind_password=None, bind_as="uid={user},dc=test", groups=None)
+    for password in ("right", "wrong"):
+        with pytest.raises(InvalidCredentials) as caught:
+            backend.authenticate("alice", password)
+        assert caught.value.description == InvalidCredentials.description
+
+
+@pytest.mark.parametrize(
+    ("template", "names", "is_proven"),
+    [
+        ("{user}@corp.test", {"userPrincipalName": ["Alice@corp.test"]}, True),
+        ("{user}@corp.test", {"userPrincipalName": ["other@corp.test"]}, False),
+        ("{user}@corp.test", {"sAMAccountName": ["alice"]}, False),
+        ("CORP\\{user}", {"sAMAccountName": ["Alice"]}, True),
+        ("CORP\\{user}", {"sAMAccountName": ["mallory"]}, False),
+    ],
+)
+def test_where_the_server_does_not_tell_who_has_logged_in_the_entrys_own_names_do(
+    new_directory: NewDirectory, new_backend: NewBackend, template: str, names: dict[str, list[str]], is_proven: bool
+) -> None:
+    """Samba has no "Who am I?"; a right password must not be an outage there."""
+    directory = new_directory(
+        special={EXTENDED: lambda message: [message.result(2)]},
+        entries={ALICE: {"sAMAccountName": ["alice"], "userAccountControl": ["512"], **names}},
+    )
+    backend = new_backend(directory, bind_dn="", bind_password=None, directory="ad", groups=None, bind_as=template)
+    if is_proven:
+        assert backend.authenticate("alice", "right").name == names.get("sAMAccountName", ["alice"])[0].lower()
+    else:
+        with pytest.raises(InvalidCredentials):
+            backend.authenticate("alice", "right")
 
 
 @pytest.mark.parametrize(
