@@ -351,19 +351,36 @@ def test_a_call_that_fails_at_once_keeps_nobody_waiting() -> None:
             raise BackendUnavailable("down")
 
 
-def test_some_threads_are_left_for_who_needs_no_backend() -> None:
-    """However many wait for it: the next is turned away at once."""
+def test_some_threads_are_left_for_who_needs_no_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many wait for it: once none has had an answer for a while, the next is turned away at once."""
+    monkeypatch.setattr(cache, "SLOW", 0.1)
     is_over = threading.Event()
     hanging = Counting(lambda username, password: Account(username) if is_over.wait(10) else Account(""))
     memory = CachedBackend("test", hanging, threads=Threads(8), places=2)
     with ThreadPoolExecutor(8) as threads:
-        logins = [threads.submit(memory.authenticate, str(number), "right") for number in range(8)]
+        logins = [threads.submit(memory.authenticate, str(number), "right") for number in range(7)]
+        time.sleep(0.2)
+        logins.append(threads.submit(memory.authenticate, "late", "right"))
         done, _ = wait(logins, timeout=5, return_when=FIRST_COMPLETED)
         assert [getattr(login.exception(), "reason", "") for login in done] == [
             "too many requests wait for account sources"
         ]
         is_over.set()
     assert sum(login.exception() is None for login in logins) == 7
+
+
+def test_a_burst_on_few_threads_is_served_while_the_backend_answers() -> None:
+    """Nobody is turned away because others are being served."""
+
+    def slow(username: str, password: str) -> Account:
+        time.sleep(0.01)
+        return Account(username)
+
+    memory = CachedBackend("test", Counting(slow), threads=Threads(4), places=2)
+    with ThreadPoolExecutor(4) as threads:
+        names = [str(number) for number in range(40)]
+        found = list(threads.map(lambda name: memory.authenticate(name, "right").name, names))
+    assert found == names
 
 
 def test_a_place_that_becomes_free_is_taken_by_who_waits_for_it() -> None:

@@ -210,28 +210,39 @@ def _keep(kept: OrderedDict[Hashable, tuple[float, T]], question: Hashable, end:
 
 
 class Threads:
-    """Bounds the threads that ask backends or wait for their answers: the rest serve whoever needs no backend now.
+    """Keeps an eighth of the threads for whoever needs no backend now, once the others have waited for a second.
+
+    While backends answer, all threads may ask: whoever comes meanwhile has an answer soon.
 
     Args:
         count: the threads that the server has.
     """
 
     def __init__(self, count: int) -> None:
-        self._free: Final = threading.BoundedSemaphore(max(1, count - max(1, count // 8)))
+        self._most: Final = max(1, count - max(1, count // 8))
+        self._lock: Final = threading.Lock()
+        self._held = 0
+        self._moved = 0.0
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
         """Hold a thread for as long as the block lasts.
 
         Raises:
-            BackendUnavailable: if all that may wait do so.
+            BackendUnavailable: if all that may wait do so, and none has had an answer for a second.
         """
-        if not self._free.acquire(blocking=False):
-            raise BackendUnavailable("too many requests wait for account sources")
+        with self._lock:
+            if self._held < self._most:
+                self._moved = time.monotonic()
+            elif time.monotonic() - self._moved > SLOW:
+                raise BackendUnavailable("too many requests wait for account sources")
+            self._held += 1
         try:
             yield
         finally:
-            self._free.release()
+            with self._lock:
+                self._held -= 1
+                self._moved = time.monotonic()
 
 
 class Limit:
