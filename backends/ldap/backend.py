@@ -291,7 +291,10 @@ class LdapBackend(Backend):
         name = self._name_of(entry)
         done(f"account name: {name.lower()} (from '{self._name}')")
         _refuse_unusable(entry)
-        done("standing: neither disabled nor locked nor expired")
+        if reason := standing.passing_objection(entry, datetime.now(UTC)):
+            raise Refused(reason)
+        unseen = standing.unseen(entry)
+        done(f"standing: the entry shows nothing against it{f'; {unseen}' if unseen else ''}")
         account = self._account(conversation, entry, name)
         groups = ", ".join(sorted(account.groups)) or "none"
         done(f"groups: {len(account.group_names)}: {groups}")

@@ -22,12 +22,20 @@ ATTRIBUTES: Final = (
     "krbPrincipalExpiration",
     "pwdAccountLockedTime",
     "pwdReset",
+    "pwdStartTime",
+    "pwdEndTime",
+    "msDS-User-Account-Control-Computed",
+    "logonHours",
+    "userWorkstations",
 )
 
 #: Locked permanently by an administrator: draft-behera-ldap-password-policy, 5.3.3.
 _LOCKED_PERMANENTLY: Final = "000001010000Z"
 _AD_DISABLED: Final = 0x2
 _AD_PASSWORD_NEVER_EXPIRES: Final = 0x10000
+# Of the computed attribute: [MS-ADTS] 3.1.1.4.5.17.
+_AD_LOCKED: Final = 0x10
+_AD_PASSWORD_EXPIRED: Final = 0x800000
 _AD_NEVER: Final = (0, 0x7FFFFFFFFFFFFFFF)
 _AD_EPOCH: Final = datetime(1601, 1, 1, tzinfo=UTC)
 
@@ -45,21 +53,64 @@ def objection(entry: Entry, now: datetime) -> str:
     if _first(entry, "pwdAccountLockedTime") == _LOCKED_PERMANENTLY:
         return "the account is locked"
     expires = _number(entry, "accountExpires")
-    if (expires not in _AD_NEVER and _of_filetime(expires) <= now) or _is_past(entry, "krbPrincipalExpiration", now):
+    if (expires not in _AD_NEVER and _of_filetime(expires) <= now) or any(
+        _is_past(entry, attribute, now) for attribute in ("krbPrincipalExpiration", "pwdEndTime")
+    ):
         return "the account has expired"
+    if _first(entry, "pwdStartTime") and not _is_past(entry, "pwdStartTime", now):
+        return "the account is not valid yet"
     if _first(entry, "pwdReset").lower() == "true":
         return "the password must be changed"
     if _first(entry, "pwdLastSet") == "0" and not control & _AD_PASSWORD_NEVER_EXPIRES:
         return "the password must be changed"
     # In FreeIPA an LDAP bind with such a password succeeds; a password set by an administrator expires at once.
-    if _is_past(entry, "krbPasswordExpiration", now):
+    if _is_past(entry, "krbPasswordExpiration", now) or _computed(entry) & _AD_PASSWORD_EXPIRED:
         return "the password has expired"
     return ""
+
+
+def passing_objection(entry: Entry, now: datetime) -> str:
+    """Say why nobody may log in now, though perhaps later; empty if the entry shows no reason.
+
+    The directory itself refuses the password then. A refresh token stays good: else strangers could end every login of
+    an account with a few wrong passwords.
+
+    Args:
+        entry: with `ATTRIBUTES`.
+        now: with time zone.
+    """
+    if _computed(entry) & _AD_LOCKED:
+        return "the account is locked after too many wrong passwords"
+    if since := _first(entry, "pwdAccountLockedTime"):
+        return f"the account was locked at {since} after too many wrong passwords; the lock may have ended since"
+    hours = b"".join(entry.attributes.get("logonhours", ()))
+    # A bit for each hour of the week, from Sunday on: https://learn.microsoft.com/windows/win32/adschema/a-logonhours
+    hour = (now.isoweekday() % 7) * 24 + now.hour
+    if len(hours) == 21 and not hours[hour // 8] >> hour % 8 & 1:
+        return "the account may not log in at this hour (logonHours)"
+    if stations := _first(entry, "userWorkstations"):
+        return f"the account may log in from some computers only (userWorkstations: {stations})"
+    return ""
+
+
+def unseen(entry: Entry) -> str:
+    """Say what the entry does not show, and only a login finds out; empty if nothing."""
+    if entry.texts("userAccountControl"):
+        if entry.texts("msDS-User-Account-Control-Computed"):
+            return ""
+        return "locks and the age of the password are not shown: let 'bind_dn' read msDS-User-Account-Control-Computed"
+    if entry.texts("krbPasswordExpiration"):
+        return "a lock after wrong passwords is not shown"
+    return "the age that its policy allows a password is not shown"
 
 
 def password_version(entry: Entry) -> str:
     """Return a text that changes with the password; empty if the directory does not show its last change."""
     return " ".join(f"{name}={value}" for name in PASSWORD_CHANGED if (value := _first(entry, name)))
+
+
+def _computed(entry: Entry) -> int:
+    return _number(entry, "msDS-User-Account-Control-Computed")
 
 
 def _first(entry: Entry, attribute: str) -> str:

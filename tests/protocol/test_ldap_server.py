@@ -345,6 +345,9 @@ def test_where_the_server_does_not_tell_who_has_logged_in_the_entrys_own_names_d
         ({"krbPrincipalExpiration": ["20200101000000Z"]}, "account has expired"),
         ({"krbPasswordExpiration": ["20200101000000Z"]}, "password has expired"),
         ({"pwdReset": ["TRUE"]}, "must be changed"),
+        ({"pwdEndTime": ["20200101000000Z"]}, "account has expired"),
+        ({"pwdStartTime": ["29990101000000Z"]}, "not valid yet"),
+        ({"msDS-User-Account-Control-Computed": ["8388608"]}, "password has expired"),
         ({"pwdLastSet": ["0"]}, "must be changed"),
     ],
 )
@@ -359,6 +362,48 @@ def test_an_entry_that_shows_why_not_is_refused_without_a_bind(
     with pytest.raises(InvalidCredentials, match=reason):
         backend.lookup("alice", "")
     assert directory.binds == []
+
+
+NO_HOUR, EVERY_HOUR = b"\0" * 21, b"\xff" * 21
+
+
+@pytest.mark.parametrize(
+    ("attributes", "words"),
+    [
+        ({"userAccountControl": ["512"], "msDS-User-Account-Control-Computed": ["16"]}, "is locked after too many"),
+        ({"pwdAccountLockedTime": ["20260101000000Z"]}, "was locked at 20260101000000Z"),
+        ({"userAccountControl": ["512"], "logonHours": [NO_HOUR]}, "may not log in at this hour"),
+        ({"userAccountControl": ["512"], "userWorkstations": ["PC1,PC2"]}, "from some computers only"),
+    ],
+)
+def test_check_names_what_stops_an_account_now_and_its_refresh_token_stays_good(
+    new_directory: NewDirectory, new_backend: NewBackend, attributes: dict[str, list[str | bytes]], words: str
+) -> None:
+    """Strangers could else end everybody's logins with a few wrong passwords."""
+    directory = new_directory(entries={ALICE: {"uid": ["alice"], "pwdChangedTime": ["20250101000000Z"], **attributes}})
+    backend = new_backend(directory)
+    errors = [finding.fact for finding in backend.diagnose(account="alice") if finding.severity is Severity.ERROR]
+    assert len(errors) == 1
+    assert words in errors[0]
+    assert backend.lookup("alice", "").name == "alice"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "words"),
+    [
+        ({"userAccountControl": ["512"], "logonHours": [EVERY_HOUR]}, "msDS-User-Account-Control-Computed"),
+        ({"userAccountControl": ["512"], "msDS-User-Account-Control-Computed": ["0"]}, ""),
+        ({"krbPasswordExpiration": ["29990101000000Z"]}, "a lock after wrong passwords is not shown"),
+        ({}, "the age that its policy allows a password is not shown"),
+    ],
+)
+def test_check_says_what_it_cannot_see(
+    new_directory: NewDirectory, new_backend: NewBackend, attributes: dict[str, list[str | bytes]], words: str
+) -> None:
+    """It never says that nothing is wrong where only a login finds out."""
+    backend = new_backend(new_directory(entries={ALICE: {"uid": ["alice"], **attributes}}))
+    (standing,) = (finding.fact for finding in backend.diagnose(account="alice") if "standing" in finding.fact)
+    assert standing.endswith(words or "shows nothing against it")
 
 
 @pytest.mark.parametrize(
