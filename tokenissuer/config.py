@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from tokenissuer.accounts.backend import Backend, load_backend
-from tokenissuer.accounts.cache import CachedBackend, CacheOptions, Threads
+from tokenissuer.accounts.cache import CachedBackend, CacheOptions
 from tokenissuer.accounts.chain import Chain
+from tokenissuer.accounts.limit import Threads
 from tokenissuer.accounts.throttle import Throttle, ThrottleOptions
 from tokenissuer.diagnosis import Finding, Findings, Severity, control_findings, secret_findings
 from tokenissuer.errors import ConfigurationError

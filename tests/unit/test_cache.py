@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from tokenissuer.accounts import cache
+from tokenissuer.accounts import cache, limit
 from tokenissuer.accounts.backend import Account, Backend
-from tokenissuer.accounts.cache import CachedBackend, CacheOptions, Limit, Threads
+from tokenissuer.accounts.cache import CachedBackend, CacheOptions
 from tokenissuer.accounts.chain import Chain
+from tokenissuer.accounts.limit import Limit, Threads
 from tokenissuer.errors import BackendUnavailable, InternalError, InvalidCredentials, UnknownAccount
 
 
@@ -297,7 +298,7 @@ def test_an_outage_is_told_to_everybody_who_waits_for_the_same_answer() -> None:
 
 def test_a_backend_that_hangs_turns_away_who_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the first call that times out. Remembered logins and other backends are served at once all the time."""
-    monkeypatch.setattr(cache, "SLOW", 0.1)
+    monkeypatch.setattr(limit, "SLOW", 0.1)
     is_over, has_timed_out = threading.Event(), threading.Event()
     hanging = Counting()
     memory, other = cached(hanging, places=2), cached(Counting(), places=2)
@@ -333,27 +334,26 @@ def test_a_backend_that_hangs_turns_away_who_waits_for_it(monkeypatch: pytest.Mo
     assert memory.authenticate("later", "right").name == "later"
 
 
-def test_a_place_is_waited_for_as_long_as_a_client_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_place_is_waited_for_as_long_as_a_client_waits() -> None:
     """Then it is an outage, and nothing says that the backend hangs."""
-    monkeypatch.setattr(cache, "WAIT", 0.1)
-    limit = Limit(1)
-    with limit.place(), pytest.raises(BackendUnavailable, match="too many calls"), limit.place():
+    one = Limit(1)
+    with one.place(), pytest.raises(BackendUnavailable, match="too many calls"), one.place(0.1):
         pass
-    with limit.place():
+    with one.place():
         pass
 
 
 def test_a_call_that_fails_at_once_keeps_nobody_waiting() -> None:
     """One user's rate limit at the source must not turn others away."""
-    limit = Limit(2)
+    one = Limit(2)
     for _ in range(2):
-        with limit.place(), pytest.raises(BackendUnavailable, match="down"), limit.place():
+        with one.place(), pytest.raises(BackendUnavailable, match="down"), one.place():
             raise BackendUnavailable("down")
 
 
 def test_some_threads_are_left_for_who_needs_no_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many wait for it: once none has had an answer for a while, the next is turned away at once."""
-    monkeypatch.setattr(cache, "SLOW", 0.1)
+    monkeypatch.setattr(limit, "SLOW", 0.1)
     is_over = threading.Event()
     hanging = Counting(lambda username, password: Account(username) if is_over.wait(10) else Account(""))
     memory = CachedBackend("test", hanging, threads=Threads(8), places=2)
@@ -367,6 +367,23 @@ def test_some_threads_are_left_for_who_needs_no_backend(monkeypatch: pytest.Monk
         ]
         is_over.set()
     assert sum(login.exception() is None for login in logins) == 7
+
+
+def test_the_last_threads_wait_only_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many ask at the same moment, one thread is soon free again."""
+    monkeypatch.setattr(limit, "SLOW", 0.1)
+    is_over = threading.Event()
+    hanging = Counting(lambda username, password: Account(username) if is_over.wait(10) else Account(""))
+    memory = CachedBackend("test", hanging, threads=Threads(4))
+    with ThreadPoolExecutor(4) as threads:
+        logins = [threads.submit(memory.authenticate, str(number), "right") for number in range(4)]
+        done, waiting = wait(logins, timeout=2, return_when=FIRST_COMPLETED)
+        assert [getattr(login.exception(), "reason", "") for login in done] == [
+            "too many calls are under way (waited 0 s)"
+        ]
+        assert len(waiting) == 3
+        assert len(hanging.asked) == 2
+        is_over.set()
 
 
 def test_a_burst_on_few_threads_is_served_while_the_backend_answers() -> None:
@@ -385,12 +402,12 @@ def test_a_burst_on_few_threads_is_served_while_the_backend_answers() -> None:
 
 def test_a_place_that_becomes_free_is_taken_by_who_waits_for_it() -> None:
     """A burst is served in turn while the backend answers."""
-    limit = Limit(2)
+    one = Limit(2)
     inside: list[int] = []
     most = []
 
     def enter(number: int) -> None:
-        with limit.place():
+        with one.place():
             inside.append(number)
             most.append(len(inside))
             time.sleep(0.005)

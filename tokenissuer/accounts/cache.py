@@ -1,4 +1,4 @@
-"""What is remembered of a backend's answers, and how many calls to it may be under way.
+"""What is remembered of a backend's answers.
 
 A client that pushes twenty layers sends its password twenty times, several at once. The backend is asked once: a stale
 password then counts as one wrong try at the source, and does not lock the account.
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
 from tokenissuer.accounts.backend import Account, Backend
+from tokenissuer.accounts.limit import MAX_CALLS, Limit, Threads
 from tokenissuer.errors import BackendUnavailable, InternalError, InvalidCredentials, RequestError, UnknownAccount
 from tokenissuer.options import option
 from tokenissuer.scope import Access
@@ -27,13 +28,6 @@ T = TypeVar("T")
 MAX_SECONDS: Final = 60
 #: Answers of each kind kept in memory; the oldest is dropped first.
 MAX_ANSWERS: Final = 10_000
-#: Calls to one backend under way at once: more make a directory slower, not faster.
-MAX_CALLS: Final = 16
-#: Seconds that a request waits for a place, or for the answer to an identical request: docker gives up after 15.
-WAIT: Final = 12.0
-#: Seconds after which a call that fails has kept a thread from others.
-SLOW: Final = 1.0
-
 #: Is told the backend's name, what was asked (or `remembered`), and how many seconds it took.
 Observe = Callable[[str, str, float], None]
 
@@ -209,104 +203,6 @@ def _keep(kept: OrderedDict[Hashable, tuple[float, T]], question: Hashable, end:
         kept.popitem(last=False)
 
 
-class Threads:
-    """Keeps an eighth of the threads for whoever needs no backend now, once the others have waited for a second.
-
-    While backends answer, all threads may ask: whoever comes meanwhile has an answer soon.
-
-    Args:
-        count: the threads that the server has.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._most: Final = max(1, count - max(1, count // 8))
-        self._lock: Final = threading.Lock()
-        self._held = 0
-        self._moved = 0.0
-
-    @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
-        """Hold a thread for as long as the block lasts.
-
-        Raises:
-            BackendUnavailable: if all that may wait do so, and none has had an answer for a second.
-        """
-        with self._lock:
-            if self._held < self._most:
-                self._moved = time.monotonic()
-            elif time.monotonic() - self._moved > SLOW:
-                raise BackendUnavailable("too many requests wait for account sources")
-            self._held += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._held -= 1
-                self._moved = time.monotonic()
-
-
-class Limit:
-    """Bounds the calls to one backend that are under way at once.
-
-    Requests wait for a place up to `WAIT` seconds. Once a call has timed out the backend is taken to hang: those who
-    wait are turned away, and one call at a time finds out whether it answers again.
-
-    Args:
-        places: calls under way at once.
-    """
-
-    def __init__(self, places: int) -> None:
-        self._changed: Final = threading.Condition()
-        self._free = places
-        self._hangs = False
-        self._is_retrying = False
-
-    @contextlib.contextmanager
-    def place(self) -> Iterator[None]:
-        """Hold a place for as long as the block lasts.
-
-        Raises:
-            BackendUnavailable: if there is none in time.
-        """
-        is_retry = self._enter()
-        started = time.monotonic()
-        hangs = False
-        try:
-            yield
-        except BackendUnavailable:
-            hangs = time.monotonic() - started > SLOW
-            raise
-        finally:
-            self._leave(is_retry=is_retry, hangs=hangs)
-
-    def _enter(self) -> bool:
-        """Take a place, and return whether it is that of the one call that tries a backend that hangs."""
-        end = time.monotonic() + WAIT
-        with self._changed:
-            while not self._hangs:
-                if self._free:
-                    self._free -= 1
-                    return False
-                if not self._changed.wait(end - time.monotonic()):
-                    raise BackendUnavailable(f"too many calls are under way (waited {WAIT:.0f} s)")
-            if self._is_retrying:
-                raise BackendUnavailable("it does not answer; one call tries")
-            self._is_retrying = True
-            return True
-
-    def _leave(self, *, is_retry: bool, hangs: bool) -> None:
-        with self._changed:
-            if is_retry:
-                self._is_retrying = False
-            else:
-                self._free += 1
-            self._hangs = hangs
-            if hangs:
-                self._changed.notify_all()
-            else:
-                self._changed.notify()
-
-
 class CachedBackend:
     """A backend with its name in the configuration, asked only for what it has not answered within the last moment.
 
@@ -317,7 +213,7 @@ class CachedBackend:
         backend: the backend itself.
         options: how long answers are remembered.
         threads: bounds the threads that ask or wait.
-        places: calls under way at once.
+        places: calls under way at once; 0 for as many as `threads` allows.
         observe: is told each call.
     """
 
@@ -327,7 +223,7 @@ class CachedBackend:
         backend: Backend,
         options: CacheOptions | None = None,
         threads: Threads | None = None,
-        places: int = MAX_CALLS,
+        places: int = 0,
         observe: Observe = lambda name, question, seconds: None,
     ) -> None:
         options = options or CacheOptions()
@@ -336,7 +232,7 @@ class CachedBackend:
         self._success: Final = options.success
         self._logins: Final = Cache[Account](self._remember, options.failure)
         self._threads: Final = threads or Threads(8 * MAX_CALLS)
-        self._limit: Final = Limit(places)
+        self._limit: Final = Limit(places or self._threads.calls)
         self._observe: Final = observe
         self._key: Final = secrets.token_bytes(32)
 
@@ -352,9 +248,9 @@ class CachedBackend:
         try:
             account = self._logins.remembered(question)
         except KeyError:
-            with self._named(), self._threads.hold():
+            with self._named(), self._threads.hold(stalled=self._limit.is_stalled) as wait:
                 return self._logins.ask(
-                    question, lambda: self._call("authenticate", lambda: self._prove(username, password)), WAIT
+                    question, lambda: self._call("authenticate", lambda: self._prove(username, password), wait), wait
                 )
         except InvalidCredentials as error:
             error.backend = self.name
@@ -370,8 +266,8 @@ class CachedBackend:
             InvalidCredentials: if the backend no longer vouches for it.
             BackendUnavailable: if it cannot answer, or too many calls are under way.
         """
-        with self._named(), self._threads.hold():
-            account = self._call("lookup", lambda: self.backend.lookup(name, password))
+        with self._named(), self._threads.hold(stalled=self._limit.is_stalled) as wait:
+            account = self._call("lookup", lambda: self.backend.lookup(name, password), wait)
         if account.name != name:
             raise InvalidCredentials(reason="the backend now has another name for the account")
         return account
@@ -384,8 +280,8 @@ class CachedBackend:
         """
         if type(self.backend).grants is Backend.grants:
             return frozenset()
-        with self._named(), self._threads.hold():
-            return self._call("grants", lambda: self.backend.grants(account, access))
+        with self._named(), self._threads.hold(stalled=self._limit.is_stalled) as wait:
+            return self._call("grants", lambda: self.backend.grants(account, access), wait)
 
     def _prove(self, username: str, password: str) -> Account:
         account = self.backend.authenticate(username, password)
@@ -406,8 +302,8 @@ class CachedBackend:
         message = len(name).to_bytes(8, "big") + name + password.encode("utf-8", "surrogatepass")
         return hashlib.blake2b(message, key=self._key).digest()
 
-    def _call(self, question: str, call: Callable[[], T]) -> T:
-        with self._limit.place():
+    def _call(self, question: str, call: Callable[[], T], wait: float) -> T:
+        with self._limit.place(wait):
             started = time.perf_counter()
             try:
                 return call()
