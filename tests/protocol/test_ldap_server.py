@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import re
 import socket
 import ssl
 import threading
@@ -33,6 +34,7 @@ from tests.support.ldap import (
 )
 from tokenissuer.accounts.cache import CachedBackend
 from tokenissuer.accounts.chain import Chain, Login
+from tokenissuer.accounts.limit import Threads
 from tokenissuer.diagnosis import Severity
 from tokenissuer.errors import BackendUnavailable, InvalidCredentials, RequestError, UnknownAccount
 from tokenissuer.options import Secret
@@ -976,3 +978,30 @@ def test_what_the_library_makes_of_a_broken_connection_is_an_outage(
     with pytest.raises(BackendUnavailable) as caught:
         backend.authenticate("alice", "pw-alice")
     assert "the connection broke" in caught.value.reason
+
+
+@pytest.mark.parametrize("names", [["alice"] * 5, [f"user{number}" for number in range(100)]], ids=["push", "morning"])
+def test_whoever_comes_at_the_same_moment_is_served(
+    new_directory: NewDirectory, new_backend: NewBackend, names: list[str]
+) -> None:
+    """A docker push sends one password five times, a hundred people come at nine o'clock; an answer takes 200 ms."""
+
+    def answer(message: Message) -> bytes:
+        time.sleep(0.2)
+        return message.result(0)
+
+    def search(message: Message) -> Iterable[bytes]:
+        found = re.search(rb"(alice|user\d+)", message.filter)
+        assert found is not None
+        name = found[1].decode()
+        return [message.entry(f"uid={name},dc=test", uid=[name]), message.result(0)]
+
+    directory = new_directory(special={**user_bind(answer), SEARCH: search})
+    backend = CachedBackend("ldap", new_backend(directory, groups=None), threads=Threads(128))
+    started = time.monotonic()
+    with ThreadPoolExecutor(len(names)) as threads:
+        found = list(threads.map(lambda name: backend.authenticate(name, "right").name, names))
+    assert found == names
+    # Docker waits 15 seconds.
+    assert time.monotonic() - started < 10
+    assert len(directory.binds) == len(set(names))
