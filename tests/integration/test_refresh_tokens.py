@@ -106,6 +106,7 @@ def test_a_changed_password_ends_the_login(
     logged_in_client.push(new_image(), reference).succeeded()
     fresh.issuer.set_password("alice", "another password")
     assert "ended: the password has changed" in sessions(fresh, host, "list")
+    assert host.wait_until(lambda: fresh.issuer.ask(user="alice", password="another password").status == 200)
     assert ENDED in logged_in_client.push(new_image(), reference).failed()
     again = new_client()
     again.login(fresh.registry, "alice", "another password").succeeded()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,6 +56,15 @@ def test_a_process_that_has_waited_reads_its_files_before_the_first_answer(
     """An account may have been removed hours ago."""
     users.write_text("")
     assert login(application) == "401"
+
+
+def test_the_process_that_servers_fork_has_no_threads(users: Path) -> None:
+    """uWSGI forks without care: a process that was forked while a thread had Python's lock waited for it for ever."""
+    users.chmod(0o666)
+    before = set(threading.enumerate())
+    made = ReloadingApplication(users.parent / "tokenissuer.toml")
+    assert set(threading.enumerate()) <= before
+    made.close()
 
 
 def test_a_process_forked_after_the_first_request_reads_its_files_too(

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+import threading
 from typing import Any
 
 import pytest
@@ -146,3 +147,21 @@ def test_a_record_that_cannot_be_formatted_takes_no_other_with_it() -> None:
         handler.handle(made)
     handler.flush()
     assert [as_json(line)["message"] for line in stream.getvalue().splitlines()] == ["before", "after"]
+
+
+def test_no_thread_is_started_before_the_first_request() -> None:
+    """Servers that fork do it before that."""
+    stream = io.StringIO()
+    handler = LineHandler(stream, LogFormat.JSON)
+    before = set(threading.enumerate())
+    handler.handle(record("a finding"))
+    assert as_json(stream.getvalue())["message"] == "a finding"
+    assert set(threading.enumerate()) <= before
+    for number in range(100):
+        handler.handle(record(LogLine({**FIELDS, "number": number})))
+    handler.handle(record("another finding"))
+    assert [thread.name for thread in set(threading.enumerate()) - before] == ["log"]
+    handler.flush()
+    lines = [as_json(line) for line in stream.getvalue().splitlines()]
+    assert [line["number"] for line in lines[1:-1]] == list(range(100))
+    assert lines[-1]["message"] == "another finding"

@@ -199,7 +199,11 @@ class Throttle:
         self._key: Final = key
         self._redis: Final = _Counters(_open_redis(options.redis.reveal()), options) if options.redis else None
         self._redis_paused_until = 0.0
-        self._memory: Final = _Counters(MemoryStorage(), options)
+        memory = MemoryStorage()
+        # It has started a thread. A server that forks now could leave Python's lock with it, for ever.
+        memory.timer.cancel()
+        memory.timer.join()
+        self._memory: Final = _Counters(memory, options)
         self._lock: Final = threading.Lock()
         # For each account and address, the passwords that are being tried, and by how many requests.
         self._trying: Final[dict[str, dict[str, int]]] = {}

@@ -24,6 +24,8 @@ from tokenissuer.web.record import LogLine, quoted, shortened, timestamp
 BATCH_SECONDS: Final = 0.05
 #: Records that may wait to be written; then requests wait too.
 MAX_QUEUED: Final = 50_000
+#: Records that are formatted without a break: all requests wait meanwhile.
+_BATCH_RECORDS: Final = 16
 #: Seconds that a flush waits for a terminal or pipe that does not accept lines.
 FLUSH_TIMEOUT: Final = 2.0
 #: Characters of a line in which no field is worth shortening.
@@ -81,7 +83,7 @@ class TextFormatter(logging.Formatter):
 
 
 class LineHandler(logging.Handler):
-    """Hands each line to one thread, which writes them in batches: no request waits for the disk or the terminal.
+    """Writes lines in batches, in one thread: no request waits for the disk or the terminal.
 
     An error is written before the call returns. A process that is killed loses at most the lines of the last
     `BATCH_SECONDS`.
@@ -91,7 +93,7 @@ class LineHandler(logging.Handler):
         form: how.
     """
 
-    _queue: queue.SimpleQueue[str | threading.Event]
+    _queue: queue.SimpleQueue[logging.LogRecord | str | threading.Event]
     _has_thread: bool
 
     def __init__(self, stream: TextIO, form: LogFormat = LogFormat.AUTO) -> None:
@@ -104,17 +106,17 @@ class LineHandler(logging.Handler):
         os.register_at_fork(after_in_child=self._begin)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Hand the record's line over."""
-        try:
-            line = self.format(record)
-        except Exception:
-            # A record that a library has made wrongly must not fail what it reports.
-            return
+        """Hand the record over."""
+        # The arguments of other records may change until the thread has time.
+        item = record if isinstance(record.msg, LogLine) else self._line(record)
         if not self._has_thread:
+            if isinstance(item, str):
+                # No thread before the first request: a server that forks now could leave Python's lock with it.
+                self._write(item)
+                return
             self._has_thread = True
-            threading.Thread(target=self._write, name="log", daemon=True).start()
-        # Lines, not records: who formats hundreds at once keeps all requests waiting.
-        self._queue.put(line)
+            threading.Thread(target=self._write_batches, name="log", daemon=True).start()
+        self._queue.put(item)
         if record.levelno >= logging.ERROR or self._queue.qsize() > MAX_QUEUED:
             self.flush()
 
@@ -129,24 +131,35 @@ class LineHandler(logging.Handler):
         self._queue = queue.SimpleQueue()
         self._has_thread = False
 
-    def _write(self) -> None:
+    def _write_batches(self) -> None:
         while True:
             batch = [self._queue.get()]
-            if isinstance(batch[0], str):
+            if not isinstance(batch[0], threading.Event):
                 time.sleep(BATCH_SECONDS)
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    batch.append(self._queue.get_nowait())
-            try:
-                self._stream.write("".join(f"{item}\n" for item in batch if isinstance(item, str)))
-                self._stream.flush()
-            except Exception:
-                # Nobody can be told: this is the log.
-                continue
-            finally:
+            while batch:
+                self._write("".join(self._line(item) for item in batch if not isinstance(item, threading.Event)))
                 for item in batch:
                     if isinstance(item, threading.Event):
                         item.set()
+                batch = []
+                with contextlib.suppress(queue.Empty):
+                    while len(batch) < _BATCH_RECORDS:
+                        batch.append(self._queue.get_nowait())
+
+    def _line(self, item: logging.LogRecord | str) -> str:
+        """Return the line, with its end; empty for a record that a library has made wrongly."""
+        if isinstance(item, str):
+            return item
+        try:
+            return f"{self.format(item)}\n"
+        except Exception:
+            return ""
+
+    def _write(self, lines: str) -> None:
+        # Nobody can be told when this fails: this is the log.
+        with contextlib.suppress(Exception):
+            self._stream.write(lines)
+            self._stream.flush()
 
 
 def log_to_stderr(level: str, form: LogFormat = LogFormat.AUTO) -> None:
