@@ -24,8 +24,6 @@ from tokenissuer.web.record import LogLine, quoted, shortened, timestamp
 BATCH_SECONDS: Final = 0.05
 #: Records that may wait to be written; then requests wait too.
 MAX_QUEUED: Final = 50_000
-#: Records that are formatted without a break: all requests wait meanwhile.
-_BATCH_RECORDS: Final = 16
 #: Seconds that a flush waits for a terminal or pipe that does not accept lines.
 FLUSH_TIMEOUT: Final = 2.0
 #: Characters of a line in which no field is worth shortening.
@@ -93,7 +91,7 @@ class LineHandler(logging.Handler):
         form: how.
     """
 
-    _queue: queue.SimpleQueue[logging.LogRecord | str | threading.Event]
+    _queue: queue.SimpleQueue[str | threading.Event]
     _has_thread: bool
 
     def __init__(self, stream: TextIO, form: LogFormat = LogFormat.AUTO) -> None:
@@ -106,17 +104,21 @@ class LineHandler(logging.Handler):
         os.register_at_fork(after_in_child=self._begin)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Hand the record over."""
-        # The arguments of other records may change until the thread has time.
-        item = record if isinstance(record.msg, LogLine) else self._line(record)
+        """Hand the record's line over."""
+        try:
+            # Here, not in the thread: who formats hundreds at once keeps all requests waiting.
+            line = f"{self.format(record)}\n"
+        except Exception:
+            # A record that a library has made wrongly must not fail what it reports.
+            return
         if not self._has_thread:
-            if isinstance(item, str):
+            if not isinstance(record.msg, LogLine):
                 # No thread before the first request: a server that forks now could leave Python's lock with it.
-                self._write(item)
+                self._write(line)
                 return
             self._has_thread = True
             threading.Thread(target=self._write_batches, name="log", daemon=True).start()
-        self._queue.put(item)
+        self._queue.put(line)
         if record.levelno >= logging.ERROR or self._queue.qsize() > MAX_QUEUED:
             self.flush()
 
@@ -134,26 +136,15 @@ class LineHandler(logging.Handler):
     def _write_batches(self) -> None:
         while True:
             batch = [self._queue.get()]
-            if not isinstance(batch[0], threading.Event):
+            if isinstance(batch[0], str):
                 time.sleep(BATCH_SECONDS)
-            while batch:
-                self._write("".join(self._line(item) for item in batch if not isinstance(item, threading.Event)))
-                for item in batch:
-                    if isinstance(item, threading.Event):
-                        item.set()
-                batch = []
-                with contextlib.suppress(queue.Empty):
-                    while len(batch) < _BATCH_RECORDS:
-                        batch.append(self._queue.get_nowait())
-
-    def _line(self, item: logging.LogRecord | str) -> str:
-        """Return the line, with its end; empty for a record that a library has made wrongly."""
-        if isinstance(item, str):
-            return item
-        try:
-            return f"{self.format(item)}\n"
-        except Exception:
-            return ""
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    batch.append(self._queue.get_nowait())
+            self._write("".join(item for item in batch if isinstance(item, str)))
+            for item in batch:
+                if isinstance(item, threading.Event):
+                    item.set()
 
     def _write(self, lines: str) -> None:
         # Nobody can be told when this fails: this is the log.
