@@ -169,9 +169,18 @@ def answers(port: int) -> bool:
 
 @contextlib.contextmanager
 def noop(folder: Path) -> Iterator[int]:
-    """Run the baseline under waitress, and return its port."""
+    """Run the baseline under waitress with our settings, and return its port."""
     port = free_port()
     with server("tests.benchmarks.noop", str(port), folder=folder, port=port):
+        yield port
+
+
+@contextlib.contextmanager
+def noop_under_stock_waitress(folder: Path) -> Iterator[int]:
+    """Run the baseline under waitress with its own settings, and return its port."""
+    port = free_port()
+    command = ("waitress", f"--listen=127.0.0.1:{port}", "tests.benchmarks.noop:application")
+    with server(*command, folder=folder, port=port):
         yield port
 
 

@@ -19,7 +19,7 @@ from typing import Final
 
 import bcrypt
 
-from tests.benchmarks.load import SERVICE, Load, granian, measure, noop, serving
+from tests.benchmarks.load import SERVICE, Load, granian, measure, noop, noop_under_stock_waitress, serving
 from tests.support.gitlab import StubGitLab
 from tests.support.http import basic
 from tests.support.ldap import FakeDirectory
@@ -119,11 +119,17 @@ Scenario = Callable[[Bench], Iterator[Figure]]
 
 def waitress(bench: Bench) -> Iterator[Figure]:
     """`tokenissuer serve` as it is installed, with its log."""
-    with noop(bench.folder) as base, serving(bench.set_up("waitress")) as (port, _):
-        loads = [Load(port, PUBLIC), Load(base), Load(port, PUBLIC).with_one_connection()]
-        ours, theirs, alone = measure(loads, bench.seconds, bench.rounds, bench.folder)
+    with (
+        noop(bench.folder) as base,
+        noop_under_stock_waitress(bench.folder) as stock,
+        serving(bench.set_up("waitress")) as (port, _),
+    ):
+        loads = [Load(port, PUBLIC), Load(base), Load(stock), Load(port, PUBLIC).with_one_connection()]
+        ours, theirs, usual, alone = measure(loads, bench.seconds, bench.rounds, bench.folder)
         rates = f"{ours.rate:,.0f} requests/s"
         yield Figure("waitress, same scope", ours.rate / theirs.rate, 0.65, f"{rates}; no-op {theirs.rate:,.0f}")
+        beside = f"{rates}; no-op there {usual.rate:,.0f}"
+        yield Figure("to waitress with its own settings", ours.rate / usual.rate, 0.65, beside)
         yield Figure("16 connections to 1", ours.rate / alone.rate, 1.0, f"{rates}; 1 connection {alone.rate:,.0f}")
         beside = f"no-op {theirs.slowest:.1f} ms"
         yield Figure("waitress, 99th percentile", ours.slowest, 20, beside, "ms", is_ratio=False)
@@ -141,8 +147,14 @@ def granian_workers(bench: Bench) -> Iterator[Figure]:
 
 def signatures_each(bench: Bench) -> Iterator[Figure]:
     """A signature (ES256) for each request."""
-    with noop(bench.folder) as base, serving(bench.set_up("each")) as (port, _):
-        yield bench.against("waitress, another scope each", 0.40, Load(port, EACH_ANOTHER), Load(base), "no-op")
+    with (
+        noop(bench.folder) as base,
+        noop_under_stock_waitress(bench.folder) as stock,
+        serving(bench.set_up("each")) as (port, _),
+    ):
+        ours = Load(port, EACH_ANOTHER)
+        yield bench.against("waitress, another scope each", 0.40, ours, Load(base), "no-op")
+        yield bench.against("to waitress with its own settings", 0.40, ours, Load(stock), "no-op there")
     config = bench.set_up("granian-each")
     with (
         granian("tests.benchmarks.noop:application", bench.folder) as base,
