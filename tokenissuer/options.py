@@ -204,8 +204,10 @@ def _secret_from_file(path: Path, where: str) -> Secret:
 def _decode_value(hint: Any, raw: Any, where: str, folder: Path) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType or origin is typing.Union:
-        (hint,) = (argument for argument in arguments if argument is not type(None))
-        return _decode_value(hint, raw, where, folder)
+        hints = [argument for argument in arguments if argument is not type(None)]
+        # Of one or several, such as `str | tuple[str, ...]`.
+        wanted = [hint for hint in hints if (typing.get_origin(hint) is tuple) == isinstance(raw, list)]
+        return _decode_value((wanted or hints)[0], raw, where, folder)
     if origin is Literal:
         if raw not in arguments:
             known = ", ".join(f"'{argument}'" for argument in arguments)

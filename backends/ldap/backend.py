@@ -30,7 +30,7 @@ from tokenissuer_backends.ldap.failure import DirectoryFailure, Incomplete, Misc
 from tokenissuer_backends.ldap.filter import FilterTemplate
 from tokenissuer_backends.ldap.groups import Group, GroupSearch
 from tokenissuer_backends.ldap.name import DistinguishedName
-from tokenissuer_backends.ldap.options import USER, LdapOptions
+from tokenissuer_backends.ldap.options import DN, USER, LdapOptions
 from tokenissuer_backends.ldap.server import Server
 from tokenissuer_backends.ldap.wire import Entry
 
@@ -45,6 +45,8 @@ _MAX_NAME: Final = 1024
 #: Names that need no escape in a DN, a UPN or DOMAIN\name.
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
 _EVERYTHING: Final = "(objectClass=*)"
+#: Of Active Directory's root entry: the domain, and where the forest describes itself.
+_NAMING_CONTEXTS: Final = ("defaultNamingContext", "configurationNamingContext")
 #: Attributes that users can often change themselves, and with them take another's name.
 _OFTEN_WRITABLE: Final = frozenset({"mail", "displayname", "givenname", "sn", "gecos", "description"})
 
@@ -89,8 +91,11 @@ class LdapBackend(Backend):
     def __init__(self, options: LdapOptions) -> None:
         self._options: Final = options
         self._directory: Final = Directory(options)
-        self._base: Final = options.user.base
+        self._bases: Final = options.user.bases
         self._filter: Final = FilterTemplate(options.user.filter or options.preset.user_filter, [USER], [USER])
+        # Whoever writes a filter says all that is wanted.
+        addresses = () if options.user.filter else options.preset.address_filters
+        self._address_filters: Final = tuple(FilterTemplate(text, [USER], [USER]) for text in addresses)
         self._name: Final = options.user.name or options.preset.user_name
         self._groups: Final = GroupSearch(options.groups, options.preset) if options.groups else None
         self._attributes: Final = (
@@ -99,7 +104,7 @@ class LdapBackend(Backend):
             *standing.ATTRIBUTES,
             *(("sAMAccountName", "userPrincipalName") if options.directory == "ad" else ()),
         )
-        self._nobody: Final = f"cn=nobody-{secrets.token_hex(16)},{self._base}"
+        self._nobody: Final = f"cn=nobody-{secrets.token_hex(16)},{self._bases[0]}"
 
     def authenticate(self, username: str, password: str) -> LdapAccount:
         """Prove that the password is this account's.
@@ -192,7 +197,7 @@ class LdapBackend(Backend):
             with self._directory.converse(server, deadline) as conversation:
                 server.give_back(server.make(deadline))
                 yield done(self._options.bind_dn or "anonymously")
-                step = f"read the base {self._base}"
+                step = f"read the base {' and '.join(self._bases)}"
                 self._see_base(conversation)
                 yield done("good")
                 step = "last change of passwords"
@@ -229,12 +234,12 @@ class LdapBackend(Backend):
 
     def _search_then_bind(self, conversation: Conversation, username: str, password: str) -> LdapAccount:
         try:
-            entry = self._find(conversation, self._filter.fill({USER: username}))
+            entry = self._find_typed(conversation, username)
         except UnknownAccount:
             # The same questions and a bind that cannot succeed: neither the time of the answer nor its kind tells an
             # unknown name from a known one.
             if self._groups is not None:
-                self._groups.of(Entry(self._nobody, {}), self._nobody, conversation)
+                self._groups.of(Entry(self._bases[0], {}), self._nobody, conversation)
             with contextlib.suppress(Refused):
                 conversation.prove(self._nobody, password)
             raise
@@ -254,7 +259,7 @@ class LdapBackend(Backend):
         if state.objection:
             raise Refused(state.objection)
         try:
-            entry = self._find(conversation, self._filter.fill({USER: username}))
+            entry = self._find_typed(conversation, username)
             self._prove_identity(conversation, bound_as, entry)
             name = self._name_of(entry)
             _refuse_unusable(entry)
@@ -286,7 +291,7 @@ class LdapBackend(Backend):
 
         found.clear()
         watch.lap()
-        entry = self._find(conversation, self._filter.fill({USER: username}))
+        entry = self._find_typed(conversation, username)
         done(f"find the entry: {entry.dn}")
         name = self._name_of(entry)
         done(f"account name: {name.lower()} (from '{self._name}')")
@@ -301,13 +306,14 @@ class LdapBackend(Backend):
         return account
 
     def _see_base(self, conversation: Conversation) -> None:
-        if not conversation.search(self._base, _EVERYTHING, ["1.1"], below=False):
-            raise Misconfigured(f"it shows nothing at {self._base}; correct the base, or what 'bind_dn' may read")
+        for base in self._bases:
+            if not conversation.search(base, _EVERYTHING, ["1.1"], below=False):
+                raise Misconfigured(f"it shows nothing at {base}; correct the base, or what 'bind_dn' may read")
 
     def _sees_changes(self, conversation: Conversation) -> str:
         anything = "".join(f"({attribute}=*)" for attribute in standing.PASSWORD_CHANGED)
         try:
-            found = conversation.search(self._base, f"(|{anything})", ["1.1"], limit=1)
+            found = any(conversation.search(base, f"(|{anything})", ["1.1"], limit=1) for base in self._bases)
         except Incomplete:
             return "entries show it"
         except DirectoryFailure as error:
@@ -315,17 +321,40 @@ class LdapBackend(Backend):
             return f"unknown: {error.reason}"
         return "entries show it" if found else "no entry shows it, so these accounts get no refresh tokens"
 
+    def _find_typed(self, conversation: Conversation, username: str) -> Entry:
+        """Find the entry of who typed this name."""
+        domain, backslash, name = username.rpartition("\\")
+        if backslash and self._options.directory == "ad":
+            self._prove_domain(conversation, domain)
+            return self._find(conversation, self._filter.fill({USER: name}))
+        for filter_ in self._address_filters if "@" in username else ():
+            with contextlib.suppress(UnknownAccount):
+                return self._find(conversation, filter_.fill({USER: username}))
+        return self._find(conversation, self._filter.fill({USER: username}))
+
+    def _prove_domain(self, conversation: Conversation, domain: str) -> None:
+        """Prove that this is the domain's short name, as in DOMAIN\\name: others may have accounts of the same name."""
+        (root,) = conversation.search("", _EVERYTHING, _NAMING_CONTEXTS, below=False)
+        ours, forest = (entry_name for attribute in _NAMING_CONTEXTS for entry_name in root.texts(attribute))
+        filter_ = FilterTemplate("(&(objectClass=crossRef)(nCName={dn}))", [DN], [DN]).fill({DN: ours})
+        found = conversation.search(f"CN=Partitions,{forest}", filter_, ["nETBIOSName"])
+        known = [name for entry in found for name in entry.texts("nETBIOSName")]
+        if domain.casefold() not in (name.casefold() for name in known):
+            raise UnknownAccount(reason=f"'{domain}' is not the domain, which is called {' or '.join(known)}")
+
     def _find(self, conversation: Conversation, filter_: str) -> Entry:
+        found: dict[str, Entry] = {}
         try:
-            # Two, not one: with one, an ambiguous name would look like a certain one on some servers.
-            found = conversation.search(self._base, filter_, self._attributes, limit=2)
+            for base in self._bases:
+                # Two, not one: with one, an ambiguous name would look like a certain one on some servers.
+                found |= {entry.dn: entry for entry in conversation.search(base, filter_, self._attributes, limit=2)}
         except Incomplete:
             raise Refused("several entries have the name") from None
         if not found:
             raise UnknownAccount(reason="the directory has no such account")
         if len(found) > 1:
-            raise Refused(f"several entries have the name: {' and '.join(entry.dn for entry in found)}")
-        (entry,) = found
+            raise Refused(f"several entries have the name: {' and '.join(found)}")
+        (entry,) = found.values()
         if not entry.dn:
             raise Refused("the entry has no name")  # a bind as nobody would succeed
         return entry
@@ -344,13 +373,17 @@ class LdapBackend(Backend):
         groups: frozenset[Group] = frozenset()
         if self._groups is not None:
             groups = self._groups.of(entry, name, conversation)
-        return LdapAccount(
+        account = LdapAccount(
             name.lower(),
             frozenset(group.name for group in groups if group.name),
             password_version="" if self._options.bind_as else standing.password_version(entry),
             dn=entry.dn,
             group_names={group.dn: group.name.casefold() for group in groups},
         )
+        required = self._options.groups.required if self._options.groups else ()
+        if required and all(account.group_named(group) is None for group in required):
+            raise Refused(f"the account is in none of the groups that may log in: {', '.join(required)}")
+        return account
 
     def _prove_identity(self, conversation: Conversation, bound_as: str, entry: Entry) -> None:
         """Prove that the entry found is the one that logged in: in Active Directory two accounts may match one text."""

@@ -127,7 +127,7 @@ class Directory:
     """
 
     def __init__(self, options: LdapOptions) -> None:
-        trust = Trust(options.ca_file)
+        trust = Trust(options.ca_file, options.server_name)
         self._timeout: Final = options.timeout
         self.servers: Final = tuple(Server(number, options, trust) for number in range(len(options.servers)))
 

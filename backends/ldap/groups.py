@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from tokenissuer_backends.ldap.directory import Conversation
 from tokenissuer_backends.ldap.failure import Incomplete, Misconfigured
 from tokenissuer_backends.ldap.filter import FilterTemplate
 from tokenissuer_backends.ldap.name import DistinguishedName
-from tokenissuer_backends.ldap.options import DN, NAME, GroupOptions, Preset
+from tokenissuer_backends.ldap.options import DN, GID, NAME, TOKEN_GROUPS, GroupOptions, Preset
 from tokenissuer_backends.ldap.wire import Entry
 
-#: Groups whose own groups are asked for in one search.
+T = TypeVar("T")
+
+#: Groups that one search asks for.
 _AT_ONCE: Final = 50
+#: Seconds for which a group's name and place are remembered, and for how many groups.
+_REMEMBERED_SECONDS: Final = 300.0
+_MAX_REMEMBERED: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +46,21 @@ class GroupSearch:
     """
 
     def __init__(self, options: GroupOptions, preset: Preset) -> None:
-        self._base: Final = options.base
-        self._attribute: Final = options.attribute
-        self._filter: Final = FilterTemplate(options.filter or preset.groups_filter, [DN, NAME], [DN, NAME])
+        self._bases: Final = options.bases
+        is_search = options.filter is not None or options.nested
+        self._attribute: Final = options.attribute or ("" if is_search else preset.groups_attribute)
+        self._filter: Final = FilterTemplate(options.filter or preset.groups_filter, [DN, NAME, GID], [DN, NAME, GID])
         self._name: Final = options.name or preset.groups_name
         self._levels: Final = preset.nested if options.nested is None else options.nested
+        # By security identifier, with the moment at which it is asked for again. None: not below the base.
+        self._by_sid: Final[dict[bytes, tuple[float, Group | None]]] = {}
 
     @property
     def attributes(self) -> tuple[str, ...]:
         """The attributes of the account's entry that are needed."""
-        return (self._attribute,) if self._attribute else ()
+        if self._uses_tokens:
+            return ()  # no search but one of the entry alone may ask for them
+        return (self._attribute or "gidNumber",)
 
     def of(self, entry: Entry, name: str, conversation: Conversation) -> frozenset[Group]:
         """Return the account's groups: all of them, or none at all.
@@ -63,9 +74,13 @@ class GroupSearch:
             Misconfigured: if the server returns only a part: too few groups would be too few denials.
             Unreachable: if it does not answer.
         """
-        if self._attribute is not None:
+        if self._uses_tokens:
+            return frozenset(self._of_token(entry, conversation))
+        if self._attribute:
             return frozenset(self._listed(entry.texts(self._attribute)))
-        found = self._search(self._filter.fill({DN: entry.dn, NAME: name}), conversation)
+        # No number of a group: every account has some groups by name, and not every account has a number.
+        gid = (*entry.texts("gidNumber"), "-1")[0]
+        found = self._search(self._filter.fill({DN: entry.dn, NAME: name, GID: gid}), conversation)
         # Each group is asked for once: groups may contain each other.
         seen = {group.dn: group for _, group in found}
         # A group is a member only by its DN. A user may have the name of a group, and no group may inherit that.
@@ -73,31 +88,56 @@ class GroupSearch:
         for _ in range(self._levels):
             if not found:
                 break
-            parents: list[tuple[str, Group]] = []
+            parents: list[tuple[Entry, Group]] = []
             for part in _batches(found):
-                filters = "".join(self._filter.fill({DN: dn, NAME: nobody}) for dn, _ in part)
+                filters = "".join(self._filter.fill({DN: each.dn, NAME: nobody, GID: "-1"}) for each, _ in part)
                 parents += self._search(f"(|{filters})", conversation)
-            found = [(dn, group) for dn, group in parents if group.dn not in seen]
+            found = [(each, group) for each, group in parents if group.dn not in seen]
             seen.update((group.dn, group) for _, group in found)
         return frozenset(seen.values())
 
+    @property
+    def _uses_tokens(self) -> bool:
+        return self._attribute.lower() == TOKEN_GROUPS.lower()
+
+    def _of_token(self, entry: Entry, conversation: Conversation) -> Iterator[Group]:
+        (shown,) = conversation.search(entry.dn, "(objectClass=*)", [TOKEN_GROUPS], below=False) or (entry,)
+        sids = shown.attributes.get(TOKEN_GROUPS.lower(), ())
+        if not sids and entry.attributes:
+            # Every account is in its primary group.
+            raise Misconfigured(
+                "'bind_dn' may not read tokenGroups; make it a member of Windows Authorization Access Group, or take "
+                "groups from 'attribute' (memberOf)"
+            )
+        now = time.monotonic()
+        remembered = {sid: kept[1] for sid in sids if (kept := self._by_sid.get(sid)) and now < kept[0]}
+        asked: dict[bytes, Group | None] = {sid: None for sid in sids if sid not in remembered}
+        for part in _batches(tuple(asked)):
+            filters = "".join(f"(objectSid={''.join(f'{chr(92)}{octet:02x}' for octet in sid)})" for sid in part)
+            for found, group in self._search(f"(|{filters})", conversation, "objectSid"):
+                asked.update((sid, group) for sid in found.attributes.get("objectsid", ()))
+        if len(self._by_sid) + len(asked) > _MAX_REMEMBERED:
+            self._by_sid.clear()
+        self._by_sid.update((sid, (now + _REMEMBERED_SECONDS, group)) for sid, group in asked.items())
+        yield from (group for group in (remembered | asked).values() if group is not None)
+
     def _listed(self, values: Iterable[str]) -> Iterable[Group]:
-        base = None if self._base is None else DistinguishedName.parse(self._base)
+        bases = [DistinguishedName.parse(base) for base in self._bases]
         for value in values:
             dn = DistinguishedName.given(value)
-            if base is None or dn.is_below(base):
+            if not bases or any(dn.is_below(base) for base in bases):
                 yield Group(dn, dn.spelling.lower())
 
-    def _search(self, filter_: str, conversation: Conversation) -> list[tuple[str, Group]]:
-        if self._base is None:
-            raise Misconfigured("'base' is missing in [backends.groups]")
+    def _search(self, filter_: str, conversation: Conversation, *more: str) -> list[tuple[Entry, Group]]:
         try:
-            entries = conversation.search(self._base, filter_, [self._name])
+            entries = [
+                entry for base in self._bases for entry in conversation.search(base, filter_, [self._name, *more])
+            ]
         except Incomplete as error:
             raise Misconfigured(
                 f"{error.reason}; raise the server's limit for 'bind_dn', or take groups from 'attribute' (memberOf)"
             ) from None
-        return [(entry.dn, Group(DistinguishedName.given(entry.dn), self._name_of(entry))) for entry in entries]
+        return [(entry, Group(DistinguishedName.given(entry.dn), self._name_of(entry))) for entry in entries]
 
     def _name_of(self, entry: Entry) -> str:
         values = entry.texts(self._name)
@@ -108,5 +148,5 @@ class GroupSearch:
         return own.lower() if own in values else ""
 
 
-def _batches(found: list[tuple[str, Group]]) -> Iterable[list[tuple[str, Group]]]:
+def _batches(found: Sequence[T]) -> Iterable[Sequence[T]]:
     return (found[start : start + _AT_ONCE] for start in range(0, len(found), _AT_ONCE))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import urllib.parse
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -22,17 +23,35 @@ _ATTRIBUTE: Final = re.compile(r"[A-Za-z][A-Za-z0-9-]*", re.ASCII)
 USER: Final = "{user}"
 DN: Final = "{dn}"
 NAME: Final = "{name}"
+GID: Final = "{gid}"
+
+#: Active Directory computes it: the security identifiers of all groups, nested ones and the primary one as well.
+TOKEN_GROUPS: Final = "tokenGroups"
+#: The matching rule with which Active Directory follows nested groups itself, in seconds.
+CHAIN_RULE: Final = "1.2.840.113556.1.4.1941"
 
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """The usual filters and names of a kind of directory."""
+    """The usual filters and names of a kind of directory.
+
+    Args:
+        user_filter: finds the account.
+        user_name: the attribute that is the account's name.
+        groups_filter: finds an account's groups.
+        groups_name: the attribute that is a group's short name.
+        nested: levels of groups in groups to follow.
+        address_filters: find the account of a name with an @, tried in turn after `user_filter`.
+        groups_attribute: the attribute of the account from which its groups are taken; empty to search for them.
+    """
 
     user_filter: str
     user_name: str
     groups_filter: str
     groups_name: str
     nested: int
+    address_filters: tuple[str, ...] = ()
+    groups_attribute: str = ""
 
 
 # None of them excludes disabled accounts: such an account is known and refused, and the next backend must not be asked.
@@ -43,7 +62,7 @@ PRESETS: Final = {
         groups_filter=(
             "(|(&(objectClass=groupOfNames)(member={dn}))"
             "(&(objectClass=groupOfUniqueNames)(uniqueMember={dn}))"
-            "(&(objectClass=posixGroup)(memberUid={name})))"
+            "(&(objectClass=posixGroup)(|(memberUid={name})(gidNumber={gid}))))"
         ),
         groups_name="cn",
         nested=0,
@@ -58,10 +77,15 @@ PRESETS: Final = {
     "ad": Preset(
         user_filter="(&(objectCategory=person)(objectClass=user)(sAMAccountName={user}))",
         user_name="sAMAccountName",
-        # This matching rule lets the server follow nested groups: https://learn.microsoft.com/windows/win32/adsi/search-filter-syntax
-        groups_filter="(&(objectCategory=group)(member:1.2.840.113556.1.4.1941:={dn}))",
+        groups_filter="(&(objectCategory=group)(member={dn}))",
         groups_name="sAMAccountName",
         nested=0,
+        # In turn: whoever can change their own mail must not be able to stand in the way of a login by UPN.
+        address_filters=(
+            "(&(objectCategory=person)(objectClass=user)(userPrincipalName={user}))",
+            "(&(objectCategory=person)(objectClass=user)(mail={user}))",
+        ),
+        groups_attribute=TOKEN_GROUPS,
     ),
 }
 
@@ -106,7 +130,7 @@ class Address:
 class UserOptions:
     """The `[backends.user]` table: how an account is found."""
 
-    base: str = option("DN below which accounts are searched")
+    base: str | tuple[str, ...] = option("DN below which accounts are searched, or several DNs in a list")
     filter: str | None = option(
         "finds the account; {user} stands for what was typed (default: the preset's)", default=None
     )
@@ -117,39 +141,59 @@ class UserOptions:
     )
 
     def __post_init__(self) -> None:
-        DistinguishedName.parse(self.base)
+        if not self.bases:
+            raise ValueError("'base' is an empty list; name a DN such as ou=people,dc=example,dc=com")
+        _check_bases(self.bases)
         _check_attribute("name", self.name)
         if self.filter is not None:
             FilterTemplate(self.filter, [USER], [USER])
+
+    @property
+    def bases(self) -> tuple[str, ...]:
+        """The DNs of 'base'."""
+        return _listed(self.base)
 
 
 @dataclass(frozen=True, slots=True)
 class GroupOptions:
     """The `[backends.groups]` table: how an account's groups are found."""
 
-    base: str | None = option("DN below which groups count", default=None)
+    base: str | tuple[str, ...] = option("DN below which groups count, or several DNs in a list", default=())
     filter: str | None = option(
-        "finds the groups of {dn} (the account's DN) or {name} (its name) (default: the preset's)", default=None
+        "finds the groups of {dn} (the account's DN), {name} (its name) or {gid} (its gidNumber) "
+        "(default: the preset's)",
+        default=None,
     )
     attribute: str | None = option(
-        "attribute of the account that lists its groups' DNs, such as memberOf; instead of a search", default=None
+        "attribute of the account that lists its groups, instead of a search: memberOf, or another with DNs, or "
+        "Active Directory's tokenGroups (default: the preset's)",
+        default=None,
     )
     name: str | None = option("attribute that is a group's short name (default: the preset's)", default=None)
     nested: int | None = option("levels of groups in groups to follow, 0 to 10 (default: the preset's)", default=None)
+    required: tuple[str, ...] = option(
+        "groups, by short name or DN: only their members may log in (default: everybody may)", default=()
+    )
 
     def __post_init__(self) -> None:
         _check_attribute("attribute", self.attribute)
         _check_attribute("name", self.name)
-        if self.base is not None:
-            DistinguishedName.parse(self.base)
+        _check_bases(self.bases)
         if self.filter is not None:
-            FilterTemplate(self.filter, [DN, NAME], [DN, NAME])
-        if self.attribute is None and self.base is None:
+            FilterTemplate(self.filter, [DN, NAME, GID], [DN, NAME, GID])
+        if not self.bases and (self.attribute is None or self.attribute.lower() == TOKEN_GROUPS.lower()):
             raise ValueError("the key 'base' is missing (DN below which groups are searched)")
         if self.attribute is not None and (self.filter is not None or self.nested):
             raise ValueError("'attribute' takes the groups from the account's entry; leave out 'filter' and 'nested'")
         if self.nested is not None and not 0 <= self.nested <= _MAX_LEVELS:
             raise ValueError(f"'nested' is {self.nested}; use 0 to {_MAX_LEVELS}")
+        if "" in self.required:
+            raise ValueError("'required' has an empty name; nobody is in such a group")
+
+    @property
+    def bases(self) -> tuple[str, ...]:
+        """The DNs of 'base'; none where all groups count."""
+        return _listed(self.base)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +213,9 @@ class LdapOptions:
     ca_file: Path | None = option("PEM file of the CAs to trust (default: the system's)", default=None)
     allow_plaintext: bool = option(
         "true: allow ldap:// without TLS, on which every password can be read", default=False
+    )
+    server_name: str = option(
+        "name that the servers' certificates must have, where 'servers' has another, such as an address", default=""
     )
     connect_timeout: int = option("seconds to reach a server, TLS included, 1 to 10", default=3)
     timeout: int = option("seconds for each question to a server, 1 to 10", default=5)
@@ -228,3 +275,12 @@ class LdapOptions:
 def _check_attribute(key: str, value: str | None) -> None:
     if value is not None and not _ATTRIBUTE.fullmatch(value):
         raise ValueError(f"'{key}' is '{value}'; use the name of one attribute, such as uid")
+
+
+def _check_bases(bases: Iterable[str]) -> None:
+    for base in bases:
+        DistinguishedName.parse(base)
+
+
+def _listed(base: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (base,) if isinstance(base, str) else base

@@ -108,12 +108,13 @@ class Trust:
 
     Args:
         ca_file: PEM file; None for the system's.
+        name: what certificates must be for, if that is not the host as the configuration names it.
 
     Raises:
         ConfigurationError: if the file cannot be used.
     """
 
-    def __init__(self, ca_file: Path | None) -> None:
+    def __init__(self, ca_file: Path | None, name: str = "") -> None:
         try:
             context = ssl.create_default_context(cafile=ca_file)
         except ssl.SSLError:
@@ -123,6 +124,7 @@ class Trust:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.sslsocket_class = _TlsSocket
         self._context: Final = context
+        self._name: Final = name
 
     def wrap(self, plain: _PlainSocket, host: str, deadline: Deadline) -> _TlsSocket:
         """Start TLS on a connection, and verify that the other end is this host.
@@ -132,7 +134,7 @@ class Trust:
         """
         plain.settimeout(deadline.remaining())
         # For an address literal this is a comparison with the certificate's IP addresses.
-        wrapped = self._context.wrap_socket(plain, server_hostname=host)
+        wrapped = self._context.wrap_socket(plain, server_hostname=self._name or host)
         try:
             if not isinstance(wrapped, _TlsSocket):
                 raise OSError("the connection is not protected")  # nothing later checks this again

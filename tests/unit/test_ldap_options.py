@@ -184,7 +184,7 @@ def test_what_is_no_address_is_refused(url: str) -> None:
         ({"user": {"base": "dc=x", "name": "uid,cn"}}, "the name of one attribute"),
         ({"groups": {}}, "'base' is missing"),
         ({"groups": {"base": "dc=x", "nested": 11}}, "'nested' is 11"),
-        ({"groups": {"base": "dc=x", "filter": "(member=x)"}}, "has no {dn} or {name}"),
+        ({"groups": {"base": "dc=x", "filter": "(member=x)"}}, "has no {dn} or {gid} or {name}"),
         ({"groups": {"attribute": "memberOf", "nested": 2}}, "leave out 'filter' and 'nested'"),
     ],
 )
