@@ -144,7 +144,7 @@ class LdapBackend(Backend):
         Raises:
             BackendUnavailable: if none does.
         """
-        self._ask(Conversation.reach if self._options.bind_as else self._see_base)
+        self._ask(self._reach)
 
     def diagnose(self, account: str = "", repository: str = "") -> Findings:
         """Report on the configuration and every server, or find an account without its password."""
@@ -304,6 +304,12 @@ class LdapBackend(Backend):
         groups = ", ".join(sorted(account.groups)) or "none"
         done(f"groups: {len(account.group_names)}: {groups}")
         return account
+
+    def _reach(self, conversation: Conversation) -> None:
+        if self._options.bind_as:
+            conversation.reach(LOGIN_TIME)
+        else:
+            self._see_base(conversation)
 
     def _see_base(self, conversation: Conversation) -> None:
         for base in self._bases:

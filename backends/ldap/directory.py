@@ -14,19 +14,23 @@ from tokenissuer_backends.ldap.wire import Entry, Session, Trust
 
 T = TypeVar("T")
 
+#: Seconds for which a login waits for a sign of life from one server before it asks the next one.
+SILENCE: Final = 1.0
+
 
 class Conversation:
     """The questions of one login to one server.
 
     Args:
         server: the server.
-        timeout: seconds for each question.
+        options: seconds for each question, and who asks.
         deadline: for all of them.
     """
 
-    def __init__(self, server: Server, timeout: int, deadline: Deadline) -> None:
+    def __init__(self, server: Server, options: LdapOptions, deadline: Deadline) -> None:
         self.server: Final = server
-        self._timeout: Final = timeout
+        self._timeout: Final = options.timeout
+        self._binds_as_user: Final = bool(options.bind_as)
         self._deadline: Final = deadline
         self._service: PooledSession | None = None
         self._user: Session | None = None
@@ -45,29 +49,23 @@ class Conversation:
             deadline = self._deadline.within(self._timeout)
             return session.search(base, filter_, wanted, deadline, limit=limit, below=below)
 
-        if self._user is not None:
-            return ask(self._user)
-        if self._service is None:
-            self._service = self.server.take(self._deadline)
-        if not self._service.is_proven:
-            try:
-                found = ask(self._service.session)
-            except Unreachable:
-                # It was closed while it was idle, and probably the others too. Try again on a new one.
-                self.server.clear()
-                self._service = self.server.make(self._deadline)
-            else:
-                self._service.is_proven = True
-                return found
-        return ask(self._service.session)
+        return ask(self._user) if self._user is not None else self._as_reader(ask, self._deadline)
 
-    def reach(self) -> None:
-        """Prove that the server can be reached and has a valid certificate.
+    def reach(self, seconds: float) -> None:
+        """Prove that the server answers, as `bind_dn` or on a connection for `become`.
+
+        Args:
+            seconds: how long to wait.
 
         Raises:
-            Unreachable: if not.
+            Unreachable: if it does not.
         """
-        self.server.connect(self._deadline).close()
+        deadline = self._deadline.within(seconds)
+        if self._binds_as_user:
+            self._user = self.server.connect(deadline)
+            self._user.ping(deadline)
+        else:
+            self._as_reader(lambda session: session.ping(deadline), deadline)
 
     def prove(self, dn: str, password: str) -> PasswordState:
         """Prove that a password is this entry's, on a new connection.
@@ -89,7 +87,8 @@ class Conversation:
             Refused: if it is not.
             DirectoryFailure: if the server does not answer.
         """
-        self._user = self.server.connect(self._deadline)
+        if self._user is None:
+            self._user = self.server.connect(self._deadline)
         return self._user.bind(name, password, self._deadline.within(self._timeout))
 
     def identity(self) -> str:
@@ -101,6 +100,21 @@ class Conversation:
         if self._user is None:
             raise Unreachable("nobody is logged in")
         return self._user.identity(self._deadline.within(self._timeout))
+
+    def _as_reader(self, ask: Callable[[Session], T], deadline: Deadline) -> T:
+        if self._service is None:
+            self._service = self.server.take(deadline)
+        if not self._service.is_proven:
+            try:
+                found = ask(self._service.session)
+            except Unreachable:
+                # It was closed while it was idle, and probably the others too. Try again on a new one.
+                self.server.clear()
+                self._service = self.server.make(deadline)
+            else:
+                self._service.is_proven = True
+                return found
+        return ask(self._service.session)
 
     def close(self) -> None:
         """End the conversation; keep the connection for the next login."""
@@ -128,7 +142,7 @@ class Directory:
 
     def __init__(self, options: LdapOptions) -> None:
         trust = Trust(options.ca_file, options.server_name)
-        self._timeout: Final = options.timeout
+        self._options: Final = options
         self.servers: Final = tuple(Server(number, options, trust) for number in range(len(options.servers)))
 
     def ask(self, question: Callable[[Conversation], T], deadline: Deadline) -> T:
@@ -143,14 +157,20 @@ class Directory:
             DirectoryFailure, RequestError: what the answer of one of them led to.
         """
         troubles = []
-        servers = self._in_order()
-        for number, server in enumerate(servers):
+        # Those that are down come last, each kind in the configured order.
+        servers = sorted(self.servers, key=lambda server: server.is_down)
+        for number, server in enumerate(servers, 1):
             try:
-                with self.converse(server, deadline.share(len(servers) - number)) as conversation:
+                with self.converse(server, deadline.share(len(servers) - number + 1)) as conversation:
+                    if number < len(servers):
+                        # A server that is silent is left soon; one that is slow has its full time for the question.
+                        conversation.reach(SILENCE)
                     answer = question(conversation)
             except (Unreachable, TimeoutError) as error:
                 reason = error.reason if isinstance(error, Unreachable) else "no answer in time"
                 server.note_failure(reason)
+                if len(servers) > 1:
+                    server.probe()
                 troubles.append(f"{server.address.url}: {reason}")
             except (DirectoryFailure, RequestError):
                 server.note_answer()
@@ -162,13 +182,9 @@ class Directory:
 
     def converse(self, server: Server, deadline: Deadline) -> Conversation:
         """Begin to ask one server."""
-        return Conversation(server, self._timeout, deadline)
+        return Conversation(server, self._options, deadline)
 
     def close(self) -> None:
         """End all idle connections."""
         for server in self.servers:
             server.close()
-
-    def _in_order(self) -> list[Server]:
-        due = [server for server in self.servers if server.is_due()]
-        return due + [server for server in self.servers if server not in due]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -9,13 +10,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from tokenissuer import Deadline
-from tokenissuer_backends.ldap.failure import Refused, Unreachable
+from tokenissuer_backends.ldap.failure import DirectoryFailure, Refused, Unreachable
 from tokenissuer_backends.ldap.options import LdapOptions
 from tokenissuer_backends.ldap.wire import Session, Trust
 
 _log: Final = logging.getLogger("tokenissuer.backends.ldap")
 
-#: Seconds for which a server that failed is asked only after all others.
+#: Seconds after which a server that failed is tried again, in the background.
+PROBE_INTERVAL: Final = 5.0
+#: Seconds for which a refused `bind_dn` is not tried again, and between two warnings about one server.
 RETRY_INTERVAL: Final = 30.0
 #: Seconds after which a firewall may have dropped an idle connection silently.
 _MAX_IDLE: Final = 60.0
@@ -59,46 +62,42 @@ class Server:
         self._trust: Final = trust
         self._lock = threading.Lock()
         self._idle: list[PooledSession] = []
-        self._is_closed = False
-        self._retry_at = 0.0  # 0: it answers
+        self._closed: Final = threading.Event()
+        self._is_down = False
+        self._is_probed = False
         self._reported_at = -RETRY_INTERVAL
         self._refused = ""
         self._refused_until = 0.0
 
-    def is_due(self) -> bool:
-        """Whether it is asked before servers that failed.
-
-        After each interval this is true once: one login tries the server, and not all at the same time.
-        """
-        now = time.monotonic()
-        with self._lock:
-            if now < self._retry_at:
-                return False
-            if self._retry_at:
-                self._retry_at = now + RETRY_INTERVAL
-            return True
+    @property
+    def is_down(self) -> bool:
+        """Whether it has failed and has not answered since."""
+        return self._is_down
 
     def note_failure(self, reason: str) -> None:
-        """Ask others first for some time."""
+        """Ask others first, until it answers again."""
         now = time.monotonic()
         with self._lock:
-            is_news, self._retry_at = now >= self._reported_at + RETRY_INTERVAL, now + RETRY_INTERVAL
+            self._is_down = True
+            is_news = now >= self._reported_at + RETRY_INTERVAL
             if is_news:
                 self._reported_at = now
-        _log.log(
-            logging.WARNING if is_news else logging.DEBUG,
-            "%s: %s; others are asked first for %d seconds",
-            self.address.url,
-            reason,
-            RETRY_INTERVAL,
-        )
+        _log.log(logging.WARNING if is_news else logging.DEBUG, "%s: %s", self.address.url, reason)
 
     def note_answer(self) -> None:
         """Ask it in the configured order again."""
         with self._lock:
-            was_failing, self._retry_at = bool(self._retry_at), 0.0
-        if was_failing:
+            was_down, self._is_down = self._is_down, False
+        if was_down:
             _log.info("%s answers again", self.address.url)
+
+    def probe(self) -> None:
+        """Try it in the background until it answers, so that no login has to wait for it."""
+        with self._lock:
+            if self._is_probed or self._closed.is_set():
+                return
+            self._is_probed = True
+        threading.Thread(target=self._probe, name=f"probe of {self.address.url}", daemon=True).start()
 
     def connect(self, deadline: Deadline) -> Session:
         """Open an anonymous connection.
@@ -140,7 +139,7 @@ class Server:
         """Keep a connection for the next login, or close it if there are enough."""
         pooled.is_proven, pooled.idle_since = False, time.monotonic()
         with self._lock:
-            if pooled.session.is_open and len(self._idle) < self._options.pool_size and not self._is_closed:
+            if pooled.session.is_open and len(self._idle) < self._options.pool_size and not self._closed.is_set():
                 self._idle.append(pooled)
                 return
         pooled.session.close()
@@ -154,8 +153,21 @@ class Server:
 
     def close(self) -> None:
         """Close all idle connections and keep none from now on."""
-        self._is_closed = True
+        self._closed.set()
         self.clear()
+
+    def _probe(self) -> None:
+        while not self._closed.wait(PROBE_INTERVAL) and self._is_down:
+            deadline = Deadline.after(self._options.connect_timeout + self._options.timeout)
+            with contextlib.suppress(DirectoryFailure, TimeoutError):
+                session = self.connect(deadline) if self._options.bind_as else self.make(deadline).session
+                try:
+                    session.ping(deadline)
+                    self.note_answer()
+                finally:
+                    session.close()
+        with self._lock:
+            self._is_probed = False
 
     def _log_in(self, session: Session, password: str, deadline: Deadline) -> None:
         try:

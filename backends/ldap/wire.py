@@ -293,6 +293,14 @@ class Session:
         found = self._find(base, filter_, list(attributes), deadline, limit=limit, below=below)
         return tuple(self._complete(entry, deadline) for entry in found)
 
+    def ping(self, deadline: Deadline) -> None:
+        """Prove that the server answers, whatever it says.
+
+        Raises:
+            Unreachable: if it does not.
+        """
+        self._ask(lambda: self._connection.search("", "(objectClass=*)", ldap3.BASE, attributes=["1.1"]), deadline)
+
     def identity(self, deadline: Deadline) -> str:
         """Ask the server which account the connection is logged in as: RFC 4532.
 

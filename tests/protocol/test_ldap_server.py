@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from ldap3.core.exceptions import LDAPSocketSendError, communication_exception_factory
@@ -32,6 +33,7 @@ from tests.support.ldap import (
     hanging,
     tlv,
 )
+from tests.support.machine import wait_until
 from tokenissuer.accounts.cache import CachedBackend
 from tokenissuer.accounts.chain import Chain, Login
 from tokenissuer.accounts.limit import Threads
@@ -702,42 +704,64 @@ def test_a_resolver_that_hangs_ends_in_time(
         is_over.set()
 
 
-def test_a_server_that_failed_is_asked_last_until_its_cool_down_is_over(
-    new_directory: NewDirectory, new_backend: NewBackend, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (SEARCH, {}),
+        (BIND, {}),
+        (SEARCH, {"bind_dn": "", "bind_password": None}),
+        (SEARCH, {"bind_as": "uid={user},dc=test", "bind_dn": "", "bind_password": None}),
+    ],
+    ids=["search", "bind", "anonymous", "bind_as"],
+)
+def test_only_the_first_login_waits_for_a_server_that_is_silent(
+    new_directory: NewDirectory,
+    new_backend: NewBackend,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: int,
+    options: dict[str, Any],
 ) -> None:
-    """After it, one login finds out whether it is back, and from then on it is first again."""
-    monkeypatch.setattr(tokenissuer_backends.ldap.server, "RETRY_INTERVAL", 0.5)
-    first, second = new_directory(special={SEARCH: ending}), new_directory()
-    backend = new_backend(first, second, pool_size=0)
-    for _ in range(3):
+    """A second; the later ones ask the next server at once, until a probe in the background has succeeded."""
+    monkeypatch.setattr(tokenissuer_backends.ldap.server, "PROBE_INTERVAL", 0.2)
+    first, second = new_directory(special={kind: hanging}), new_directory()
+    backend = new_backend(first, second, **options)
+    started = time.monotonic()
+    backend.authenticate("alice", "right")
+    assert 0.9 < time.monotonic() - started < 2
+    started = time.monotonic()
+    while time.monotonic() < started + 1:
+        asked = time.monotonic()
         backend.authenticate("alice", "right")
-    assert len(first.searches) == 1
-    time.sleep(0.6)
-    backend.authenticate("alice", "right")
-    assert len(first.searches) == 2
+        assert time.monotonic() - asked < 0.3
     first.special.clear()
+    assert wait_until(lambda: backend.authenticate("alice", "right").name == "alice" and ALICE in first.binds)
+    count = len(second.binds)
     backend.authenticate("alice", "right")
-    assert len(first.searches) == 2
-    time.sleep(0.6)
-    backend.authenticate("alice", "right")
-    backend.authenticate("alice", "right")
-    assert first.binds == [ALICE, ALICE]
+    assert len(second.binds) == count
 
 
-def test_a_name_that_nobody_has_is_an_answer_too(
-    new_directory: NewDirectory, new_backend: NewBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The server that gives it is well again."""
-    monkeypatch.setattr(tokenissuer_backends.ldap.server, "RETRY_INTERVAL", 0.2)
-    first, second = new_directory(special={SEARCH: ending}), new_directory()
+def test_a_name_that_nobody_has_is_an_answer_too(new_directory: NewDirectory, new_backend: NewBackend) -> None:
+    """The second server is not asked after it."""
+    first, second = new_directory(entries={}), new_directory()
     backend = new_backend(first, second)
-    backend.authenticate("alice", "right")
-    first.special.clear()
-    first.entries.clear()
-    time.sleep(0.3)
     for _ in range(2):
         with pytest.raises(UnknownAccount):
             backend.authenticate("alice", "right")
+    assert not second.requests
+
+
+def test_no_probe_outlives_the_backend(
+    new_directory: NewDirectory, new_backend: NewBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reload makes another backend, and this one ends."""
+    monkeypatch.setattr(tokenissuer_backends.ldap.server, "PROBE_INTERVAL", 0.05)
+    before = set(threading.enumerate())
+    first, second = new_directory(special={SEARCH: ending}), new_directory()
+    backend = new_backend(first, second)
+    backend.authenticate("alice", "right")
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("probe of ")]
+    backend.close()
+    assert wait_until(lambda: not [each for each in set(threading.enumerate()) - before if "probe" in each.name])
 
 
 def test_a_direct_bind_is_checked_by_reaching_a_server(new_directory: NewDirectory, new_backend: NewBackend) -> None:
