@@ -74,6 +74,15 @@ def within(seconds: float, login: Callable[[], object]) -> RequestError:
     return caught.value
 
 
+def anybody(message: Message) -> Iterable[bytes]:
+    """Whoever is searched for is there."""
+    found = re.search(rb"(alice|user\d+)", message.filter)
+    if found is None:
+        return [message.result(0)]
+    name = found[1].decode()
+    return [message.entry(f"uid={name},dc=test", uid=[name]), message.result(0)]
+
+
 def through_the_core(backend: LdapBackend, username: str, password: str) -> Login:
     """Log in as the core does."""
     return Chain([CachedBackend("ldap", backend)]).authenticate(username, password)
@@ -1014,13 +1023,7 @@ def test_whoever_comes_at_the_same_moment_is_served(
         time.sleep(0.2)
         return message.result(0)
 
-    def search(message: Message) -> Iterable[bytes]:
-        found = re.search(rb"(alice|user\d+)", message.filter)
-        assert found is not None
-        name = found[1].decode()
-        return [message.entry(f"uid={name},dc=test", uid=[name]), message.result(0)]
-
-    directory = new_directory(special={**user_bind(answer), SEARCH: search})
+    directory = new_directory(special={**user_bind(answer), SEARCH: anybody})
     backend = CachedBackend("ldap", new_backend(directory, groups=None), threads=Threads(128))
     started = time.monotonic()
     with ThreadPoolExecutor(len(names)) as threads:
@@ -1029,3 +1032,18 @@ def test_whoever_comes_at_the_same_moment_is_served(
     # Docker waits 15 seconds.
     assert time.monotonic() - started < 10
     assert len(directory.binds) == len(set(names))
+
+
+def test_a_hundred_people_log_in_while_one_server_of_two_is_silent(
+    new_directory: NewDirectory, new_backend: NewBackend
+) -> None:
+    """It has just begun to hang, and nobody knows yet."""
+    first, second = (new_directory(special={SEARCH: anybody}) for _ in range(2))
+    backend = CachedBackend("ldap", new_backend(first, second, groups=None, timeout=5), threads=Threads(128))
+    backend.authenticate("alice", "right")
+    first.special[SEARCH] = first.special[BIND] = hanging
+    names = [f"user{number}" for number in range(100)]
+    started = time.monotonic()
+    with ThreadPoolExecutor(len(names)) as threads:
+        assert list(threads.map(lambda name: backend.authenticate(name, "right").name, names)) == names
+    assert time.monotonic() - started < 5
