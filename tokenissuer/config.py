@@ -17,6 +17,7 @@ from tokenissuer.accounts.backend import Backend, load_backend
 from tokenissuer.accounts.cache import CachedBackend, CacheOptions
 from tokenissuer.accounts.chain import Chain
 from tokenissuer.accounts.limit import Threads
+from tokenissuer.accounts.refusals import Refusals
 from tokenissuer.accounts.throttle import Throttle, ThrottleOptions
 from tokenissuer.diagnosis import Finding, Findings, Severity, control_findings, secret_findings
 from tokenissuer.errors import ConfigurationError
@@ -209,10 +210,12 @@ class Config:
         with ExitStack() as undo:
             parts = _Parts(before, undo)
             waiting = parts.get(("threads", threads), lambda: Threads(threads))
-            backends = [parts.backend(backend, self.cache, waiting) for backend in self.backends]
             refresh = parts.get(
                 self.refresh, self.open_refresh, lambda tokens: tokens.store.close() if tokens else None
             )
+            secret = key.derive("tokenissuer refusals")
+            refusals = parts.get((secret, refresh), lambda: Refusals(secret, refresh.store if refresh else None))
+            backends = [parts.backend(backend, self.cache, waiting, refusals) for backend in self.backends]
             throttle = parts.get((self.throttle, key.thumbprint), lambda: self._throttle(key))
             chain, policy = Chain(backends), Policy(self.rules)
             service = TokenService(issuer, chain, policy, self.issuer.services, refresh, throttle)
@@ -347,10 +350,14 @@ class _Parts:
         self._undo: Final = undo
         self.made: Final[list[Part]] = []
 
-    def backend(self, config: BackendConfig, cache: CacheOptions, threads: Threads) -> CachedBackend:
+    def backend(
+        self, config: BackendConfig, cache: CacheOptions, threads: Threads, refusals: Refusals
+    ) -> CachedBackend:
         return self.get(
-            (config, cache, threads, file_stamps(files_in(config.options))),
-            lambda: CachedBackend(config.name, config.build(), cache, threads, observe=observe_backend),
+            (config, cache, threads, refusals, file_stamps(files_in(config.options))),
+            lambda: CachedBackend(
+                config.name, config.build(), cache, threads, observe=observe_backend, refusals=refusals
+            ),
             lambda cached: cached.backend.close(),
         )
 

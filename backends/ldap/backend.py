@@ -46,7 +46,9 @@ _MAX_NAME: Final = 1024
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
 _EVERYTHING: Final = "(objectClass=*)"
 #: Of Active Directory's root entry: the domain, and where the forest describes itself.
-_NAMING_CONTEXTS: Final = ("defaultNamingContext", "configurationNamingContext")
+_NAMING_CONTEXTS: Final = ("defaultNamingContext", "configurationNamingContext", "namingContexts")
+#: How many wrong passwords lock an account: Active Directory, OpenLDAP's policy, FreeIPA.
+_LOCKOUT: Final = ("lockoutThreshold", "pwdMaxFailure", "krbPwdMaxFailure")
 #: Attributes that users can often change themselves, and with them take another's name.
 _OFTEN_WRITABLE: Final = frozenset({"mail", "displayname", "givenname", "sn", "gecos", "description"})
 
@@ -202,6 +204,8 @@ class LdapBackend(Backend):
                 yield done("good")
                 step = "last change of passwords"
                 yield done(self._sees_changes(conversation))
+                step = "lock after wrong passwords"
+                yield done(self._lockout(conversation))
         except DirectoryFailure as error:
             yield Finding(Severity.ERROR, url, f"{step}: {error.reason}", seconds=watch.lap())
 
@@ -247,7 +251,13 @@ class LdapBackend(Backend):
         _refuse_unusable(entry)
         # Before the bind: a failure that came after it would tell that the password is right.
         account = self._account(conversation, entry, name)
-        state = conversation.prove(entry.dn, password)
+        try:
+            state = conversation.prove(entry.dn, password)
+        except Refused as error:
+            # An account that is locked refuses the right password as well, in OpenLDAP with the same code.
+            is_wrong = error.is_wrong_password and not standing.passing_objection(entry, datetime.now(UTC))
+            wrong_for = (account.name, account.password_version) if is_wrong and account.password_version else None
+            raise InvalidCredentials(reason=error.reason, wrong_for=wrong_for) from None
         if state.objection:
             # The password is right and has cost a grace login. The core remembers the refusal, which saves the others.
             raise Refused(state.objection)
@@ -327,6 +337,22 @@ class LdapBackend(Backend):
             return f"unknown: {error.reason}"
         return "entries show it" if found else "no entry shows it, so these accounts get no refresh tokens"
 
+    def _lockout(self, conversation: Conversation) -> str:
+        shown: list[str] = []
+        with contextlib.suppress(DirectoryFailure):
+            for root in conversation.search("", _EVERYTHING, _NAMING_CONTEXTS, below=False):
+                for context in root.texts("defaultNamingContext") or root.texts("namingContexts"):
+                    policies = f"(|{''.join(f'({attribute}=*)' for attribute in _LOCKOUT)})"
+                    for policy in conversation.search(context, policies, _LOCKOUT):
+                        shown += [text for attribute in _LOCKOUT for text in policy.texts(attribute)]
+        limits = sorted({int(text) for text in shown if text.isdigit() and int(text)})
+        if not limits:
+            return "not shown"
+        return (
+            f"after {' or '.join(map(str, limits))}; a stale password costs one of them, and without [refresh] one in "
+            f"each process of the server, so run fewer than {limits[0]}"
+        )
+
     def _find_typed(self, conversation: Conversation, username: str) -> Entry:
         """Find the entry of who typed this name."""
         domain, backslash, name = username.rpartition("\\")
@@ -341,7 +367,7 @@ class LdapBackend(Backend):
     def _prove_domain(self, conversation: Conversation, domain: str) -> None:
         """Prove that this is the domain's short name, as in DOMAIN\\name: others may have accounts of the same name."""
         (root,) = conversation.search("", _EVERYTHING, _NAMING_CONTEXTS, below=False)
-        ours, forest = (entry_name for attribute in _NAMING_CONTEXTS for entry_name in root.texts(attribute))
+        ours, forest = (root.texts(attribute)[0] for attribute in _NAMING_CONTEXTS[:2])
         filter_ = FilterTemplate("(&(objectClass=crossRef)(nCName={dn}))", [DN], [DN]).fill({DN: ours})
         found = conversation.search(f"CN=Partitions,{forest}", filter_, ["nETBIOSName"])
         known = [name for entry in found for name in entry.texts("nETBIOSName")]

@@ -20,7 +20,16 @@ class Unreachable(DirectoryFailure):
 
 
 class Refused(DirectoryFailure):
-    """The directory refuses these credentials."""
+    """The directory refuses these credentials.
+
+    Args:
+        reason: see `DirectoryFailure`.
+        is_wrong_password: whether the password is wrong, and not the account unusable.
+    """
+
+    def __init__(self, reason: str, *, is_wrong_password: bool = False) -> None:
+        self.is_wrong_password = is_wrong_password
+        super().__init__(reason)
 
 
 class Misconfigured(DirectoryFailure):

@@ -35,6 +35,7 @@ _WHO_AM_I: Final = "1.3.6.1.4.1.4203.1.11.3"
 # Result codes: https://www.rfc-editor.org/rfc/rfc4511#appendix-A.2
 _SUCCESS: Final = 0
 _SIZE_LIMIT: Final = 4
+_INVALID_CREDENTIALS: Final = 49
 #: Besides wrong credentials (49): 389-ds says 53 for an inactive account and 19 after too many tries.
 _REFUSALS: Final = frozenset({19, 32, 34, 48, 49, 50, 53})
 #: The server requires more protection than the connection has.
@@ -56,6 +57,8 @@ _MISTAKES: Final = {
 #: Bytes of an answer; an account in ten thousand groups needs one megabyte.
 _MAX_ANSWER: Final = 4 * 1024 * 1024
 _MAX_DIAGNOSTIC: Final = 200
+#: The only code of Active Directory that is about the password alone.
+_AD_WRONG_PASSWORD: Final = "52e"
 _AD_DATA: Final = re.compile(r"\bdata ([0-9a-f]{1,8})\b", re.ASCII)
 _AD_MEANINGS: Final = {
     "525": "no such user",
@@ -260,7 +263,13 @@ class Session:
         self.close()
         diagnostic = _diagnostic(result, password)
         if code in _REFUSALS and result["type"] == "bindResponse":
-            raise Refused(f"bind result {code}{f': {state.objection}' if state.objection else ''}{diagnostic}")
+            said = _AD_DATA.search(str(result.get("message") or ""))
+            raise Refused(
+                f"bind result {code}{f': {state.objection}' if state.objection else ''}{diagnostic}",
+                is_wrong_password=code == _INVALID_CREDENTIALS
+                and not state.objection
+                and (said is None or said[1] == _AD_WRONG_PASSWORD),
+            )
         if code in _NEEDS_PROTECTION:
             raise Misconfigured(f"it requires a better protected connection (result {code}); use ldaps:// or starttls")
         raise Unreachable(f"bind result {code}{diagnostic}")

@@ -1,4 +1,4 @@
-"""The store of refresh tokens in one SQLite file, for all processes of one machine."""
+"""The store of refresh tokens, and of wrong passwords, in one SQLite file, for all processes of one machine."""
 
 from __future__ import annotations
 
@@ -40,6 +40,14 @@ CREATE TABLE sessions (
     sealed_password BLOB NOT NULL,
     ended REAL,
     end_reason TEXT NOT NULL
+) WITHOUT ROWID
+"""
+_REFUSALS: Final = """
+CREATE TABLE IF NOT EXISTS refusals (
+    digest BLOB PRIMARY KEY,
+    account TEXT NOT NULL,
+    version TEXT NOT NULL,
+    until REAL NOT NULL
 ) WITHOUT ROWID
 """
 
@@ -110,6 +118,18 @@ class SqliteStore(Store):
             "DELETE FROM sessions WHERE created < ? OR used < ? OR ended < ?",
             (created_before, used_before, ended_before),
         )
+
+    def add_refusal(self, digest: bytes, account: str, version: str, until: float) -> None:
+        """Keep that a password is wrong, and drop what has ended."""
+        self._execute("DELETE FROM refusals WHERE until < ?", (time.time(),))
+        self._execute("INSERT OR REPLACE INTO refusals VALUES (?, ?, ?, ?)", (digest, account, version, until))
+
+    def find_refusal(self, digest: bytes) -> Sequence[tuple[str, str, float]]:
+        """Return what was kept under this digest: one, or none."""
+        with self._using() as connection:
+            return connection.execute(
+                "SELECT account, version, until FROM refusals WHERE digest = ?", (digest,)
+            ).fetchall()
 
     def check(self) -> None:
         """Prove that the file can be written now: a full disk can still be read."""
@@ -191,6 +211,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
             connection.execute("DROP TABLE sessions")
         connection.execute(_SCHEMA)
         connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+    connection.execute(_REFUSALS)
     connection.execute("COMMIT")
     if version > _SCHEMA_VERSION:
         raise sqlite3.DatabaseError("a newer tokenissuer has written it; install that version")

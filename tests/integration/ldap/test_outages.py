@@ -5,13 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tokenissuer.accounts.cache import CachedBackend
+from tests.integration.ldap.conftest import PEOPLE
+from tokenissuer.accounts.cache import CachedBackend, CacheOptions
 from tokenissuer.accounts.chain import Chain
+from tokenissuer.accounts.refusals import Refusals
 from tokenissuer.errors import BackendUnavailable, InvalidCredentials
+from tokenissuer.sessions.sqlite import SqliteOptions, SqliteStore
 from tokenissuer_backends.ldap import LdapBackend
 
 if TYPE_CHECKING:
@@ -155,6 +159,55 @@ def test_a_stale_password_costs_the_directory_one_bind_and_locks_nobody(
     for _ in range(200):
         chain.authenticate("victim", "pw-victim")
     assert slapd.binds() == before + 1  # the monitor's own
+
+
+def test_a_robot_with_a_stale_password_locks_nobody_however_many_processes_there_are(
+    new_slapd: NewSlapd, new_backend: NewBackend, tmp_path: Path
+) -> None:
+    """Six of them, each of which asks again after a second; five wrong passwords would lock the account."""
+    slapd = new_slapd()
+    slapd.change(
+        "ldapmodify", f"dn: uid=victim,{PEOPLE}\nchangetype: modify\nreplace: userPassword\nuserPassword: right\n"
+    )
+    stores = [SqliteStore(SqliteOptions(tmp_path / "refresh.sqlite3")) for _ in range(6)]
+    processes = [
+        CachedBackend("ldap", new_backend(slapd.plain), CacheOptions(0, 1), refusals=Refusals(b"key", store))
+        for store in stores
+    ]
+    for _ in range(2):
+        for process in processes:
+            with pytest.raises(InvalidCredentials):
+                process.authenticate("victim", "pw-victim")
+        time.sleep(1.1)
+    assert slapd.failures("victim") == 1
+    (said,) = [step.fact for step in processes[0].backend.diagnose() if "lock after" in step.fact]
+    assert "after 5; a stale password costs one of them" in said
+    assert "run fewer than 5" in said
+    assert [process.authenticate("victim", "right").name for process in processes] == ["victim"] * 6
+    # What was wrong before may be right now.
+    slapd.change(
+        "ldapmodify",
+        f"dn: uid=victim,{PEOPLE}\nchangetype: modify\nreplace: userPassword\nuserPassword: pw-victim\n",
+    )
+    assert [process.authenticate("victim", "pw-victim").name for process in processes] == ["victim"] * 6
+    for store in stores:
+        store.close()
+
+
+def test_a_right_password_that_a_lock_has_refused_is_tried_again(new_slapd: NewSlapd, new_backend: NewBackend) -> None:
+    """The account's password has not changed since, and yet it is right."""
+    slapd = new_slapd()
+    dn = f"dn: uid=victim,{PEOPLE}\nchangetype: modify\n"
+    slapd.change("ldapmodify", f"{dn}replace: userPassword\nuserPassword: right\n")
+    backend = CachedBackend("ldap", new_backend(slapd.plain), CacheOptions(0, 1))
+    for number in range(5):
+        with pytest.raises(InvalidCredentials):
+            backend.authenticate("victim", f"wrong {number}")
+    with pytest.raises(InvalidCredentials, match="locked"):
+        backend.authenticate("victim", "right")
+    slapd.change("ldapmodify", f"{dn}delete: pwdAccountLockedTime\n")
+    time.sleep(1.1)
+    assert backend.authenticate("victim", "right").name == "victim"
 
 
 def test_grace_logins_are_not_used_up_by_one_push(new_slapd: NewSlapd, new_backend: NewBackend) -> None:
