@@ -657,6 +657,16 @@ def test_a_broken_server_is_left_for_the_next_one(
     assert isinstance(error, BackendUnavailable)
 
 
+def test_a_search_that_takes_too_long_is_given_up_on_the_server(
+    new_directory: NewDirectory, new_backend: NewBackend, short_login: float
+) -> None:
+    """Servers go on with it for minutes unless somebody tells them."""
+    directory = new_directory(special={SEARCH: lambda message: []})
+    with pytest.raises(BackendUnavailable):
+        new_backend(directory).authenticate("alice", "right")
+    assert wait_until(lambda: directory.unbinds == 1)
+
+
 def test_one_byte_a_second_ends_in_time(
     new_directory: NewDirectory, new_backend: NewBackend, short_login: float
 ) -> None:

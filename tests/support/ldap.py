@@ -136,6 +136,7 @@ class FakeDirectory:
     )
     requests: list[Message] = field(default_factory=list)
     connections: int = 0
+    unbinds: int = 0
 
     def __post_init__(self) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
@@ -220,10 +221,11 @@ class FakeDirectory:
     def _respond(self, connection: socket.socket, content: bytes) -> None:
         (_, number), (kind, body), *_ = elements(content)
         message = Message(int.from_bytes(number, "big"), kind, body)
+        if kind == UNBIND:
+            self.unbinds += 1
+            raise Hangup
         with self.lock:
             self.requests.append(message)
-        if kind == UNBIND:
-            raise Hangup
         try:
             for part in self.answer(message):
                 self._send(connection, part)
