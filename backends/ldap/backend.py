@@ -30,7 +30,7 @@ from tokenissuer_backends.ldap.failure import DirectoryFailure, Incomplete, Misc
 from tokenissuer_backends.ldap.filter import FilterTemplate
 from tokenissuer_backends.ldap.groups import Group, GroupSearch
 from tokenissuer_backends.ldap.name import DistinguishedName
-from tokenissuer_backends.ldap.options import DN, USER, LdapOptions
+from tokenissuer_backends.ldap.options import CHAIN_RULE, DN, USER, LdapOptions
 from tokenissuer_backends.ldap.server import Server
 from tokenissuer_backends.ldap.wire import Entry
 
@@ -173,6 +173,17 @@ class LdapBackend(Backend):
                 "no account can look up others without their password, so no refresh tokens are issued",
                 "use 'bind_dn' if docker shall not store passwords",
             )
+        groups = self._options.groups
+        if groups is not None and self._options.directory == "ad":
+            if CHAIN_RULE in (groups.filter or ""):
+                slow = "'filter' lets the server follow nested groups for each login, which can take seconds"
+            elif groups.nested:
+                slow = "'nested' asks once for each level and fifty groups, which can take seconds"
+            else:
+                slow = ""
+            if slow:
+                remedy = "leave it out: the server then names all groups of the account at once (tokenGroups)"
+                yield Finding(Severity.WARNING, "[backends.groups]", slow, remedy)
         if self._name.lower() in _OFTEN_WRITABLE:
             yield Finding(
                 Severity.WARNING,

@@ -9,8 +9,9 @@ from tokenissuer_backends.ldap.wire import Entry
 
 # Not shadowLastChange and sambaPwdLastSet: only the programs they are named after change them with the password, and
 # the first counts days.
-#: The server itself changes these with the password: OpenLDAP's policy, Active Directory, FreeIPA.
-PASSWORD_CHANGED: Final = ("pwdChangedTime", "pwdLastSet", "krbLastPwdChange")
+#: The server itself changes these with the password: OpenLDAP's policy, Active Directory, FreeIPA, and 389 Directory
+#: Server with passwordTrackUpdateTime.
+PASSWORD_CHANGED: Final = ("pwdChangedTime", "pwdLastSet", "krbLastPwdChange", "pwdUpdateTime")
 
 #: Operational attributes are returned only if they are asked for by name.
 ATTRIBUTES: Final = (

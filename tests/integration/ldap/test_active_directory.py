@@ -202,7 +202,8 @@ def test_a_login_without_an_account_that_searches(shipped: NewBackend, bound_as:
         }
     )
     account = backend.authenticate("alice", password_of("alice"))
-    assert (account.name, account.groups) == ("alice", {"developers", "platform", "everybody"})
+    assert account.name == "alice"
+    assert account.groups == {"developers", "platform", "everybody"}
     with pytest.raises(InvalidCredentials):
         backend.authenticate("alice", "wrong")
 
@@ -228,5 +229,8 @@ def test_check_shows_the_lock_and_how_long_groups_take(shipped: NewBackend) -> N
     assert {finding.severity for finding in findings} == {Severity.INFO}
     assert f"after {LOCKOUT}; a stale password costs one of them" in findings[-1].fact
     assert READER in " ".join(finding.fact for finding in findings)
+    slow = {'#attribute = "memberOf"': 'filter = "(member:1.2.840.113556.1.4.1941:={dn})"'}
+    (warning,) = [finding for finding in shipped(**slow).diagnose() if finding.severity is Severity.WARNING]
+    assert "tokenGroups" in warning.remedy
     (groups,) = [finding for finding in backend.diagnose(account="alice") if finding.fact.startswith("groups: 3")]
     assert groups.seconds is not None
