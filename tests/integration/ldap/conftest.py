@@ -23,10 +23,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tests.support.machine import free_port
+from tokenissuer.config import load_config
 from tokenissuer.options import Secret
 from tokenissuer_backends.ldap import LdapBackend
 from tokenissuer_backends.ldap.options import GroupOptions, LdapOptions, UserOptions
 
+CONF = Path(__file__).parents[3] / "conf"
 SBIN = "/usr/sbin:/usr/local/libexec:/sbin"
 SUFFIX = "dc=example,dc=test"
 PEOPLE = f"ou=people,{SUFFIX}"
@@ -449,6 +451,27 @@ def new_backend(certificates: Certificates) -> Iterator[Callable[..., LdapBacken
                 "timeout": 1,
             }
             backend = LdapBackend(LdapOptions(**{**usual, **options}))
+            stack.callback(backend.close)
+            return backend
+
+        yield make
+
+
+@pytest.fixture
+def shipped(tmp_path: Path) -> Iterator[Callable[..., LdapBackend]]:
+    """Makes the backend of a file in conf/, with other lines where a test says so."""
+    with contextlib.ExitStack() as stack:
+
+        def make(name: str, password: str, changed: dict[str, str]) -> LdapBackend:
+            text = (CONF / f"ldap-{name}.toml").read_text()
+            for old, new in changed.items():
+                assert old in text, old
+                text = text.replace(old, new)
+            (tmp_path / "ldap.password").write_text(password)
+            (tmp_path / "tokenissuer.toml").write_text(text)
+            (config,) = load_config(tmp_path / "tokenissuer.toml").backends
+            backend = config.build()
+            assert isinstance(backend, LdapBackend)
             stack.callback(backend.close)
             return backend
 

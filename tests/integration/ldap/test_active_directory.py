@@ -26,7 +26,6 @@ from tests.integration.ldap.samba import (
 from tokenissuer.accounts.cache import CachedBackend, CacheOptions
 from tokenissuer.accounts.limit import Threads
 from tokenissuer.accounts.refusals import Refusals
-from tokenissuer.config import load_config
 from tokenissuer.diagnosis import Severity
 from tokenissuer.errors import InvalidCredentials, UnknownAccount
 from tokenissuer.sessions.sqlite import SqliteOptions, SqliteStore
@@ -34,7 +33,6 @@ from tokenissuer_backends.ldap import LdapBackend
 
 pytestmark = pytest.mark.integration
 
-CONF = Path(__file__).parents[3] / "conf" / "ldap-ad.toml"
 PEOPLE = [f"user{number}" for number in range(100)]
 #: 1601 is long ago, and 0 means that the password must be changed.
 UNUSABLE: dict[str, dict[str, str | bytes]] = {
@@ -74,74 +72,58 @@ def domain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Domain]:
 
 
 @pytest.fixture
-def shipped(domain: Domain, tmp_path: Path) -> Iterator[NewBackend]:
+def new_backend(domain: Domain, shipped: Callable[..., LdapBackend]) -> NewBackend:
     """Makes the backend of the file that is shipped, with other lines where the test says so."""
-    made: list[LdapBackend] = []
-
-    def make(**changed: str) -> LdapBackend:
-        text = CONF.read_text()
-        shown = {
-            '"ldaps://dc1.corp.example.com", "ldaps://dc2.corp.example.com"': f'"{domain.tls}"',
-            '#server_name = "dc1.corp.example.com"': 'server_name = "localhost"',
-            '#ca_file = "/etc/ssl/certs/example-ca.pem"': f'ca_file = "{domain.certificates.ca}"',
-            **changed,
-        }
-        for old, new in shown.items():
-            assert old in text, old
-            text = text.replace(old, new)
-        (tmp_path / "ldap.password").write_text(password_of("tokenissuer"))
-        (tmp_path / "tokenissuer.toml").write_text(text)
-        (backend,) = load_config(tmp_path / "tokenissuer.toml").backends
-        built = backend.build()
-        assert isinstance(built, LdapBackend)
-        made.append(built)
-        return built
-
-    yield make
-    for backend in made:
-        backend.close()
+    shown = {
+        '"ldaps://dc1.corp.example.com", "ldaps://dc2.corp.example.com"': f'"{domain.tls}"',
+        '#server_name = "dc1.corp.example.com"': 'server_name = "localhost"',
+        '#ca_file = "/etc/ssl/certs/example-ca.pem"': f'ca_file = "{domain.certificates.ca}"',
+    }
+    return lambda **changed: shipped("ad", password_of("tokenissuer"), shown | changed)
 
 
 @pytest.mark.parametrize(
     "typed", ["alice", "ALICE", "CORP\\alice", "corp\\Alice", "alice@corp.example.com", "alice@mail.example"]
 )
-def test_people_log_in_with_any_of_their_names(shipped: NewBackend, typed: str) -> None:
+def test_people_log_in_with_any_of_their_names(new_backend: NewBackend, typed: str) -> None:
     """The account is the same, with nested groups."""
-    account = shipped().authenticate(typed, password_of("alice"))
+    account = new_backend().authenticate(typed, password_of("alice"))
     assert account.name == "alice"
     assert account.groups == {"developers", "platform", "everybody"}
     with pytest.raises(InvalidCredentials, match="wrong password"):
-        shipped().authenticate(typed, "wrong")
+        new_backend().authenticate(typed, "wrong")
 
 
 @pytest.mark.parametrize("typed", ["nobody", "OTHER\\alice", "\\alice", "CORP\\", "alice@other.example", "al*ce"])
-def test_other_names_are_unknown(shipped: NewBackend, typed: str) -> None:
+def test_other_names_are_unknown(new_backend: NewBackend, typed: str) -> None:
     """The next backend may know them."""
     with pytest.raises(UnknownAccount):
-        shipped().authenticate(typed, password_of("alice"))
+        new_backend().authenticate(typed, password_of("alice"))
 
 
-def test_nobody_takes_a_name_by_writing_it_into_their_mail(domain: Domain, shipped: NewBackend) -> None:
+def test_nobody_takes_a_name_by_writing_it_into_their_mail(domain: Domain, new_backend: NewBackend) -> None:
     """The account's own name and its UPN come first."""
     for stolen in ("alice", "alice@corp.example.com"):
         domain.modify(f"CN=mallory,{STAFF}", mail=stolen)
-        assert shipped().authenticate(stolen, password_of("alice")).name == "alice"
+        assert new_backend().authenticate(stolen, password_of("alice")).name == "alice"
         with pytest.raises(InvalidCredentials):
-            shipped().authenticate(stolen, password_of("mallory"))
+            new_backend().authenticate(stolen, password_of("mallory"))
 
 
-def test_the_primary_group_and_many_groups_count(shipped: NewBackend) -> None:
+def test_the_primary_group_and_many_groups_count(new_backend: NewBackend) -> None:
     """Domain Users is in no list of members."""
-    backend = shipped(**{'base = "OU=Groups,DC=corp,DC=example,DC=com"': f'base = ["{GROUPS}", "CN=Users,{DOMAIN}"]'})
+    backend = new_backend(
+        **{'base = "OU=Groups,DC=corp,DC=example,DC=com"': f'base = ["{GROUPS}", "CN=Users,{DOMAIN}"]'}
+    )
     assert backend.authenticate("bob", password_of("bob")).groups == {
         "domain users",
         *(f"project{number}" for number in range(60)),
     }
 
 
-def test_only_members_of_a_required_group_log_in(shipped: NewBackend) -> None:
+def test_only_members_of_a_required_group_log_in(new_backend: NewBackend) -> None:
     """Nested membership is membership."""
-    backend = shipped(**{'#required = ["Registry Users"]': f'required = ["CN=Platform,{GROUPS}", "nothing"]'})
+    backend = new_backend(**{'#required = ["Registry Users"]': f'required = ["CN=Platform,{GROUPS}", "nothing"]'})
     assert backend.authenticate("alice", password_of("alice")).name == "alice"
     for ask in (backend.authenticate, backend.lookup):
         with pytest.raises(InvalidCredentials, match="in none of the groups"):
@@ -149,9 +131,9 @@ def test_only_members_of_a_required_group_log_in(shipped: NewBackend) -> None:
 
 
 @pytest.mark.parametrize("name", UNUSABLE)
-def test_an_account_that_cannot_be_used_is_refused_and_named(shipped: NewBackend, name: str) -> None:
+def test_an_account_that_cannot_be_used_is_refused_and_named(new_backend: NewBackend, name: str) -> None:
     """By `check --account` too, and whatever the password."""
-    backend = shipped()
+    backend = new_backend()
     for password in (password_of(name), "wrong"):
         with pytest.raises(InvalidCredentials):
             backend.authenticate(name, password)
@@ -159,9 +141,9 @@ def test_an_account_that_cannot_be_used_is_refused_and_named(shipped: NewBackend
     assert severities.count(Severity.ERROR) == 1
 
 
-def test_a_locked_account_is_named_and_keeps_its_refresh_tokens(domain: Domain, shipped: NewBackend) -> None:
+def test_a_locked_account_is_named_and_keeps_its_refresh_tokens(domain: Domain, new_backend: NewBackend) -> None:
     """Strangers can lock it, and would end every login with it."""
-    backend = shipped()
+    backend = new_backend()
     for number in range(LOCKOUT):
         with pytest.raises(InvalidCredentials, match="52e"):
             backend.authenticate("victim", f"wrong {number}")
@@ -173,12 +155,12 @@ def test_a_locked_account_is_named_and_keeps_its_refresh_tokens(domain: Domain, 
 
 
 def test_a_robot_with_a_stale_password_does_not_lock_its_account(
-    domain: Domain, shipped: NewBackend, tmp_path: Path
+    domain: Domain, new_backend: NewBackend, tmp_path: Path
 ) -> None:
     """More processes than the lock allows tries, each more than once."""
     store = SqliteStore(SqliteOptions(tmp_path / "refresh.sqlite3"))
     processes = [
-        CachedBackend("ldap", shipped(), CacheOptions(0, 1), refusals=Refusals(b"key", store))
+        CachedBackend("ldap", new_backend(), CacheOptions(0, 1), refusals=Refusals(b"key", store))
         for _ in range(LOCKOUT + 1)
     ]
     for _ in range(2):
@@ -192,9 +174,9 @@ def test_a_robot_with_a_stale_password_does_not_lock_its_account(
 
 
 @pytest.mark.parametrize("bound_as", ["{user}@corp.example.com", "CORP\\\\{user}"])
-def test_a_login_without_an_account_that_searches(shipped: NewBackend, bound_as: str) -> None:
+def test_a_login_without_an_account_that_searches(new_backend: NewBackend, bound_as: str) -> None:
     """Samba does not answer "Who am I?"."""
-    backend = shipped(
+    backend = new_backend(
         **{
             'bind_dn = "CN=tokenissuer': '#bind_dn = "CN=tokenissuer',
             'bind_password_file = "': '#bind_password_file = "',
@@ -209,10 +191,10 @@ def test_a_login_without_an_account_that_searches(shipped: NewBackend, bound_as:
 
 
 @pytest.mark.parametrize("attribute", ["tokenGroups", "memberOf"])
-def test_a_hundred_people_log_in_at_nine_o_clock(shipped: NewBackend, attribute: str) -> None:
+def test_a_hundred_people_log_in_at_nine_o_clock(new_backend: NewBackend, attribute: str) -> None:
     """Docker waits 15 seconds."""
     backend = CachedBackend(
-        "ldap", shipped(**{'#attribute = "memberOf"': f'attribute = "{attribute}"'}), threads=Threads(128)
+        "ldap", new_backend(**{'#attribute = "memberOf"': f'attribute = "{attribute}"'}), threads=Threads(128)
     )
     started = time.monotonic()
     with ThreadPoolExecutor(len(PEOPLE)) as threads:
@@ -222,15 +204,15 @@ def test_a_hundred_people_log_in_at_nine_o_clock(shipped: NewBackend, attribute:
     assert time.monotonic() - started < 10
 
 
-def test_check_shows_the_lock_and_how_long_groups_take(shipped: NewBackend) -> None:
+def test_check_shows_the_lock_and_how_long_groups_take(new_backend: NewBackend) -> None:
     """Nothing is to be mended."""
-    backend = shipped()
+    backend = new_backend()
     findings = [*backend.diagnose()]
     assert {finding.severity for finding in findings} == {Severity.INFO}
     assert f"after {LOCKOUT}; a stale password costs one of them" in findings[-1].fact
     assert READER in " ".join(finding.fact for finding in findings)
     slow = {'#attribute = "memberOf"': 'filter = "(member:1.2.840.113556.1.4.1941:={dn})"'}
-    (warning,) = [finding for finding in shipped(**slow).diagnose() if finding.severity is Severity.WARNING]
+    (warning,) = [finding for finding in new_backend(**slow).diagnose() if finding.severity is Severity.WARNING]
     assert "tokenGroups" in warning.remedy
     (groups,) = [finding for finding in backend.diagnose(account="alice") if finding.fact.startswith("groups: 3")]
     assert groups.seconds is not None
