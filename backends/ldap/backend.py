@@ -154,7 +154,12 @@ class LdapBackend(Backend):
             yield from self._trace(account)
         elif not repository:
             yield from self._option_findings()
-            for server in self._directory.servers:
+            try:
+                servers = self._directory.servers(Deadline.after(LOGIN_TIME))
+            except DirectoryFailure as error:
+                yield Finding(Severity.ERROR, "'servers'", error.reason)
+                return
+            for server in servers:
                 yield from self._server_findings(server)
 
     def _option_findings(self) -> Findings:

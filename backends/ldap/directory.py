@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from typing import Final, Self, TypeVar
 
 from tokenissuer import BackendUnavailable, Deadline, RequestError
+from tokenissuer_backends.ldap.discovery import Discovery
 from tokenissuer_backends.ldap.failure import DirectoryFailure, Unreachable
-from tokenissuer_backends.ldap.options import LdapOptions
+from tokenissuer_backends.ldap.options import Address, LdapOptions
 from tokenissuer_backends.ldap.ppolicy import PasswordState
 from tokenissuer_backends.ldap.server import PooledSession, Server
 from tokenissuer_backends.ldap.wire import Entry, Session, Trust
@@ -141,9 +143,27 @@ class Directory:
     """
 
     def __init__(self, options: LdapOptions) -> None:
-        trust = Trust(options.ca_file, options.server_name)
         self._options: Final = options
-        self.servers: Final = tuple(Server(number, options, trust) for number in range(len(options.servers)))
+        self._trust: Final = Trust(options.ca_file, options.server_name)
+        self._discovery: Final = Discovery(options.domain, options.starttls) if options.domain else None
+        self._lock: Final = threading.Lock()
+        self._servers: Final[dict[Address, Server]] = {}
+
+    def servers(self, deadline: Deadline) -> list[Server]:
+        """Return the servers in their order.
+
+        Args:
+            deadline: for the answer of DNS, if that names them.
+
+        Raises:
+            Unreachable: if DNS does not tell.
+        """
+        found = self._discovery.addresses(deadline) if self._discovery else self._options.addresses
+        with self._lock:
+            for address in found:
+                if address not in self._servers:
+                    self._servers[address] = Server(address, self._options, self._trust)
+            return [self._servers[address] for address in found]
 
     def ask(self, question: Callable[[Conversation], T], deadline: Deadline) -> T:
         """Ask the first server that answers.
@@ -154,11 +174,11 @@ class Directory:
 
         Raises:
             BackendUnavailable: if none answers.
-            DirectoryFailure, RequestError: what the answer of one of them led to.
+            DirectoryFailure, RequestError: what the answer of one of them led to, or DNS does not name them.
         """
         troubles = []
         # Those that are down come last, each kind in the configured order.
-        servers = sorted(self.servers, key=lambda server: server.is_down)
+        servers = sorted(self.servers(deadline), key=lambda server: server.is_down)
         for number, server in enumerate(servers, 1):
             try:
                 with self.converse(server, deadline.share(len(servers) - number + 1)) as conversation:
@@ -186,5 +206,7 @@ class Directory:
 
     def close(self) -> None:
         """End all idle connections."""
-        for server in self.servers:
+        with self._lock:
+            known = list(self._servers.values())
+        for server in known:
             server.close()

@@ -20,6 +20,10 @@ _MAX_CONNECTIONS: Final = 100
 _PORTS: Final = {"ldap": 389, "ldaps": 636}
 _ATTRIBUTE: Final = re.compile(r"[A-Za-z][A-Za-z0-9-]*", re.ASCII)
 
+#: Begins the name of a domain whose servers DNS names.
+_SRV: Final = "srv://"
+_DOMAIN: Final = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*", re.ASCII)
+
 USER: Final = "{user}"
 DN: Final = "{dn}"
 NAME: Final = "{name}"
@@ -200,7 +204,10 @@ class GroupOptions:
 class LdapOptions:
     """The keys of a `[[backends]]` table with `type = "ldap"`."""
 
-    servers: tuple[str, ...] = option("URLs of servers with the same data, in the order in which they are tried")
+    servers: tuple[str, ...] = option(
+        "URLs of servers with the same data, in the order in which they are tried; or srv://DOMAIN alone, to find them "
+        "in DNS"
+    )
     user: UserOptions = option("the table [backends.user]: how an account is found")
     groups: GroupOptions | None = option("the table [backends.groups] (default: no groups)", default=None)
     directory: Literal["generic", "freeipa", "ad"] = option("fills in filters and names", default="generic")
@@ -236,15 +243,24 @@ class LdapOptions:
         return PRESETS[self.directory]
 
     @property
+    def domain(self) -> str:
+        """The domain whose servers DNS names; empty if `servers` names them."""
+        return self.servers[0].removeprefix(_SRV).lower() if self.servers[0].startswith(_SRV) else ""
+
+    @property
     def addresses(self) -> tuple[Address, ...]:
-        """The addresses of the servers."""
-        return tuple(Address.parse(url) for url in self.servers)
+        """The addresses of the servers that the configuration names."""
+        return () if self.domain else tuple(Address.parse(url) for url in self.servers)
 
     def _check_servers(self) -> None:
         if not self.servers:
             raise ValueError("'servers' is empty; name at least one, such as ldaps://ldap.example.com")
         if len(set(self.servers)) < len(self.servers):
             raise ValueError("'servers' names one server twice")
+        if any(url.startswith(_SRV) for url in self.servers) and (
+            len(self.servers) > 1 or not _DOMAIN.fullmatch(self.domain)
+        ):
+            raise ValueError("a server srv://DOMAIN stands alone in 'servers', such as srv://corp.example.com")
         for address in self.addresses:
             if address.tls and self.starttls:
                 raise ValueError(

@@ -11,7 +11,7 @@ from typing import Final
 
 from tokenissuer import Deadline
 from tokenissuer_backends.ldap.failure import DirectoryFailure, Refused, Unreachable
-from tokenissuer_backends.ldap.options import LdapOptions
+from tokenissuer_backends.ldap.options import Address, LdapOptions
 from tokenissuer_backends.ldap.wire import Session, Trust
 
 _log: Final = logging.getLogger("tokenissuer.backends.ldap")
@@ -51,13 +51,13 @@ class Server:
     """One of the servers with the same data.
 
     Args:
-        number: which of `options.servers`.
+        address: where it is.
         options: how to reach it, and as which account.
         trust: the certificates that TLS trusts.
     """
 
-    def __init__(self, number: int, options: LdapOptions, trust: Trust) -> None:
-        self.address: Final = options.addresses[number]
+    def __init__(self, address: Address, options: LdapOptions, trust: Trust) -> None:
+        self.address: Final = address
         self._options: Final = options
         self._trust: Final = trust
         self._lock = threading.Lock()

@@ -34,7 +34,7 @@ from tests.support.ldap import (
     tlv,
 )
 from tests.support.machine import wait_until
-from tokenissuer.accounts.cache import CachedBackend
+from tokenissuer.accounts.cache import CachedBackend, Deadline
 from tokenissuer.accounts.chain import Chain, Login
 from tokenissuer.accounts.limit import Threads
 from tokenissuer.diagnosis import Severity
@@ -948,8 +948,12 @@ def test_no_secret_reaches_log_or_error(
             texts.append(repr(backend.authenticate("alice", password)))
         except RequestError as error:
             texts.append("".join(traceback.format_exception(error)) + repr(error.__dict__))
-        texts += [repr(vars(backend)), repr(vars(backend._directory)), *map(repr, backend._directory.servers)]
-        for server in backend._directory.servers:
+        texts += [
+            repr(vars(backend)),
+            repr(vars(backend._directory)),
+            *map(repr, backend._directory.servers(Deadline.after(1))),
+        ]
+        for server in backend._directory.servers(Deadline.after(1)):
             texts += [repr(server._idle), repr([vars(pooled.session) for pooled in server._idle])]
             for pooled in server._idle:
                 texts.append(repr(pooled.session._connection))
