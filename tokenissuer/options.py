@@ -205,9 +205,9 @@ def _decode_value(hint: Any, raw: Any, where: str, folder: Path) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType or origin is typing.Union:
         hints = [argument for argument in arguments if argument is not type(None)]
-        # Of one or several, such as `str | tuple[str, ...]`.
-        wanted = [hint for hint in hints if (typing.get_origin(hint) is tuple) == isinstance(raw, list)]
-        return _decode_value((wanted or hints)[0], raw, where, folder)
+        # Of `str | tuple[str, ...]`, a list is read as the tuple and anything else as the other type.
+        fitting = [each for each in hints if (typing.get_origin(each) is tuple) == isinstance(raw, list)]
+        return _decode_value((fitting or hints)[0], raw, where, folder)
     if origin is Literal:
         if raw not in arguments:
             known = ", ".join(f"'{argument}'" for argument in arguments)

@@ -27,7 +27,7 @@ from tokenissuer import (
 from tokenissuer_backends.ldap import standing
 from tokenissuer_backends.ldap.directory import Conversation, Directory
 from tokenissuer_backends.ldap.failure import DirectoryFailure, Incomplete, Misconfigured, Refused, Unreachable
-from tokenissuer_backends.ldap.filter import FilterTemplate
+from tokenissuer_backends.ldap.filter import EVERYTHING, FilterTemplate
 from tokenissuer_backends.ldap.groups import Group, GroupSearch
 from tokenissuer_backends.ldap.name import DistinguishedName
 from tokenissuer_backends.ldap.options import CHAIN_RULE, DN, USER, LdapOptions
@@ -44,9 +44,12 @@ _MAX_NAME: Final = 1024
 
 #: Names that need no escape in a DN, a UPN or DOMAIN\name.
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
-_EVERYTHING: Final = "(objectClass=*)"
-#: Of Active Directory's root entry: the domain, and where the forest describes itself.
-_NAMING_CONTEXTS: Final = ("defaultNamingContext", "configurationNamingContext", "namingContexts")
+# Of a refused bind: https://www.rfc-editor.org/rfc/rfc4511#appendix-A.2
+_INVALID_CREDENTIALS: Final = 49
+#: The only code of Active Directory that is about the password alone.
+_AD_WRONG_PASSWORD: Final = "52e"
+#: Active Directory's description of its domains.
+_CROSS_REFERENCE: Final = FilterTemplate("(&(objectClass=crossRef)(nCName={dn}))", [DN], [DN])
 #: How many wrong passwords lock an account: Active Directory, OpenLDAP's policy, FreeIPA.
 _LOCKOUT: Final = ("lockoutThreshold", "pwdMaxFailure", "krbPwdMaxFailure")
 #: Attributes that users can often change themselves, and with them take another's name.
@@ -104,6 +107,7 @@ class LdapBackend(Backend):
             self._name,
             *(self._groups.attributes if self._groups else ()),
             *standing.ATTRIBUTES,
+            *standing.COUNTERS,
             *(("sAMAccountName", "userPrincipalName") if options.directory == "ad" else ()),
         )
         self._nobody: Final = f"cn=nobody-{secrets.token_hex(16)},{self._bases[0]}"
@@ -146,7 +150,7 @@ class LdapBackend(Backend):
         Raises:
             BackendUnavailable: if none does.
         """
-        self._ask(self._reach)
+        self._ask(self._see_bases)
 
     def diagnose(self, account: str = "", repository: str = "") -> Findings:
         """Report on the configuration and every server, or find an account without its password."""
@@ -215,9 +219,10 @@ class LdapBackend(Backend):
             with self._directory.converse(server, deadline) as conversation:
                 server.give_back(server.make(deadline))
                 yield done(self._options.bind_dn or "anonymously")
-                step = f"read the base {' and '.join(self._bases)}"
-                self._see_base(conversation)
-                yield done("good")
+                for base in (*self._bases, *(self._options.groups.bases if self._options.groups else ())):
+                    step = f"read the base {base}"
+                    _see(conversation, base)
+                    yield done("good")
                 step = "last change of passwords"
                 yield done(self._sees_changes(conversation))
                 step = "lock after wrong passwords"
@@ -270,14 +275,26 @@ class LdapBackend(Backend):
         try:
             state = conversation.prove(entry.dn, password)
         except Refused as error:
-            # An account that is locked refuses the right password as well, in OpenLDAP with the same code.
-            is_wrong = error.is_wrong_password and not standing.passing_objection(entry, datetime.now(UTC))
-            wrong_for = (account.name, account.password_version) if is_wrong and account.password_version else None
+            wrong_for = None
+            if account.password_version and self._is_wrong(conversation, entry, error):
+                wrong_for = (account.name, account.password_version)
             raise InvalidCredentials(reason=error.reason, wrong_for=wrong_for) from None
         if state.objection:
             # The password is right and has cost a grace login. The core remembers the refusal, which saves the others.
             raise Refused(state.objection)
         return account
+
+    def _is_wrong(self, conversation: Conversation, entry: Entry, error: Refused) -> bool:
+        """Whether the password is certainly wrong. While an account is locked, the right one is refused as well."""
+        if error.data:
+            return error.data == _AD_WRONG_PASSWORD
+        if error.code != _INVALID_CREDENTIALS:
+            return False
+        try:
+            found = conversation.search(entry.dn, EVERYTHING, self._attributes, below=False)
+        except DirectoryFailure:
+            return False
+        return len(found) == 1 and standing.has_counted(entry, found[0])
 
     def _bind_then_search(self, conversation: Conversation, username: str, password: str) -> LdapAccount:
         bound_as = self._options.bind_as.replace(USER, username)
@@ -299,7 +316,8 @@ class LdapBackend(Backend):
             entry = self._find(conversation, self._filter.by(self._name, USER).fill({USER: name}))
         except UnknownAccount:
             # Some servers show nothing to an account that may no longer search. That would end all logins.
-            self._see_base(conversation)
+            for base in self._bases:
+                _see(conversation, base)
             raise
         spelled = self._name_of(entry)
         if spelled.lower() != name:
@@ -331,16 +349,13 @@ class LdapBackend(Backend):
         done(f"groups: {len(account.group_names)}: {groups}")
         return account
 
-    def _reach(self, conversation: Conversation) -> None:
+    def _see_bases(self, conversation: Conversation) -> None:
         if self._options.bind_as:
+            # There is nobody to search as.
             conversation.reach(LOGIN_TIME)
-        else:
-            self._see_base(conversation)
-
-    def _see_base(self, conversation: Conversation) -> None:
-        for base in self._bases:
-            if not conversation.search(base, _EVERYTHING, ["1.1"], below=False):
-                raise Misconfigured(f"it shows nothing at {base}; correct the base, or what 'bind_dn' may read")
+            return
+        for base in (*self._bases, *(self._options.groups.bases if self._options.groups else ())):
+            _see(conversation, base)
 
     def _sees_changes(self, conversation: Conversation) -> str:
         anything = "".join(f"({attribute}=*)" for attribute in standing.PASSWORD_CHANGED)
@@ -354,19 +369,25 @@ class LdapBackend(Backend):
         return "entries show it" if found else "no entry shows it, so these accounts get no refresh tokens"
 
     def _lockout(self, conversation: Conversation) -> str:
-        shown: list[str] = []
-        with contextlib.suppress(DirectoryFailure):
-            for root in conversation.search("", _EVERYTHING, _NAMING_CONTEXTS, below=False):
-                for context in root.texts("defaultNamingContext") or root.texts("namingContexts"):
+        limits: set[int] = set()
+        try:
+            for root in conversation.search("", EVERYTHING, ["defaultNamingContext", "namingContexts"], below=False):
+                for base in root.texts("defaultNamingContext") or root.texts("namingContexts"):
                     policies = f"(|{''.join(f'({attribute}=*)' for attribute in _LOCKOUT)})"
-                    for policy in conversation.search(context, policies, _LOCKOUT):
-                        shown += [text for attribute in _LOCKOUT for text in policy.texts(attribute)]
-        limits = sorted({int(text) for text in shown if text.isdigit() and int(text)})
+                    for policy in conversation.search(base, policies, [*_LOCKOUT, "pwdLockout"]):
+                        if policy.texts("pwdLockout") != ("FALSE",):
+                            limits |= {int(text) for name in _LOCKOUT for text in policy.texts(name) if text.isdigit()}
+        except DirectoryFailure as error:
+            return f"not shown: {error.reason}"
         if not limits:
             return "not shown"
+        if limits == {0}:
+            return "never"
+        least, *more = sorted(limits - {0})
+        shown = " or ".join(map(str, [least, *more]))
         return (
-            f"after {' or '.join(map(str, limits))}; a stale password costs one of them, and without [refresh] one in "
-            f"each process of the server, so run fewer than {limits[0]}"
+            f"after {shown}, as far as policies are shown; without [refresh] each process of tokenissuer tries a wrong "
+            f"password once, so run at most {max(1, least - 1)}"
         )
 
     def _find_typed(self, conversation: Conversation, username: str) -> Entry:
@@ -382,13 +403,18 @@ class LdapBackend(Backend):
 
     def _prove_domain(self, conversation: Conversation, domain: str) -> None:
         """Prove that this is the domain's short name, as in DOMAIN\\name: others may have accounts of the same name."""
-        (root,) = conversation.search("", _EVERYTHING, _NAMING_CONTEXTS, below=False)
-        ours, forest = (root.texts(attribute)[0] for attribute in _NAMING_CONTEXTS[:2])
-        filter_ = FilterTemplate("(&(objectClass=crossRef)(nCName={dn}))", [DN], [DN]).fill({DN: ours})
-        found = conversation.search(f"CN=Partitions,{forest}", filter_, ["nETBIOSName"])
-        known = [name for entry in found for name in entry.texts("nETBIOSName")]
-        if domain.casefold() not in (name.casefold() for name in known):
-            raise UnknownAccount(reason=f"'{domain}' is not the domain, which is called {' or '.join(known)}")
+        names: list[str] = []
+        wanted = ["defaultNamingContext", "configurationNamingContext"]
+        for root in conversation.search("", EVERYTHING, wanted, below=False):
+            contexts = [text for attribute in wanted for text in root.texts(attribute)]
+            if len(contexts) == len(wanted):
+                base, filter_ = f"CN=Partitions,{contexts[1]}", _CROSS_REFERENCE.fill({DN: contexts[0]})
+                for found in conversation.search(base, filter_, ["nETBIOSName"]):
+                    names += found.texts("nETBIOSName")
+        if not names:
+            raise Misconfigured("it does not show its domain's short name to 'bind_dn', so DOMAIN\\name is no login")
+        if domain.casefold() not in (name.casefold() for name in names):
+            raise UnknownAccount(reason=f"'{domain}' is not the domain, whose short name is {' or '.join(names)}")
 
     def _find(self, conversation: Conversation, filter_: str) -> Entry:
         found: dict[str, Entry] = {}
@@ -457,3 +483,9 @@ class LdapBackend(Backend):
 def _refuse_unusable(entry: Entry) -> None:
     if reason := standing.objection(entry, datetime.now(UTC)):
         raise Refused(reason)
+
+
+def _see(conversation: Conversation, base: str) -> None:
+    """Prove that a base can be seen."""
+    if not conversation.search(base, EVERYTHING, ["1.1"], below=False):
+        raise Misconfigured(f"it shows nothing at {base}; correct the base, or what 'bind_dn' may read")

@@ -64,7 +64,8 @@ class Conversation:
         """
         deadline = self._deadline.within(seconds)
         if self._binds_as_user:
-            self._user = self.server.connect(deadline)
+            if self._user is None:
+                self._user = self.server.connect(deadline)
             self._user.ping(deadline)
         else:
             self._as_reader(lambda session: session.ping(deadline), deadline)
@@ -179,10 +180,10 @@ class Directory:
         troubles = []
         # Those that are down come last, each kind in the configured order.
         servers = sorted(self.servers(deadline), key=lambda server: server.is_down)
-        for number, server in enumerate(servers, 1):
+        for number, server in enumerate(servers):
             try:
-                with self.converse(server, deadline.share(len(servers) - number + 1)) as conversation:
-                    if number < len(servers):
+                with self.converse(server, deadline.share(len(servers) - number)) as conversation:
+                    if server is not servers[-1]:
                         # A server that is silent is left soon; one that is slow has its full time for the question.
                         conversation.reach(SILENCE)
                     answer = question(conversation)

@@ -24,11 +24,13 @@ class Refused(DirectoryFailure):
 
     Args:
         reason: see `DirectoryFailure`.
-        is_wrong_password: whether the password is wrong, and not the account unusable.
+        code: the result of the bind that was refused.
+        data: Active Directory's own code for it; empty if the server is another.
     """
 
-    def __init__(self, reason: str, *, is_wrong_password: bool = False) -> None:
-        self.is_wrong_password = is_wrong_password
+    def __init__(self, reason: str, *, code: int = 0, data: str = "") -> None:
+        self.code = code
+        self.data = data
         super().__init__(reason)
 
 

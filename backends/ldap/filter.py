@@ -6,6 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+#: Matches every entry.
+EVERYTHING: Final = "(objectClass=*)"
+
 _LEAF: Final = re.compile(r"\((?P<attribute>[A-Za-z0-9.;:-]+)(?P<operator>=|~=|>=|<=)(?P<value>[^()]*)\)", re.ASCII)
 _PLACEHOLDER: Final = re.compile(r"\{[^{}]*\}")
 _STRAY_BACKSLASH: Final = re.compile(r"\\(?![0-9A-Fa-f]{2})", re.ASCII)
@@ -68,3 +71,8 @@ def escape(value: str) -> str:
     More is escaped than RFC 4515 requires: the library that reads the filter strips white space and looks for stars.
     """
     return "".join(chr(octet) if octet in _PLAIN else f"\\{octet:02x}" for octet in value.encode("utf-8"))
+
+
+def escape_octets(value: bytes) -> str:
+    """Escape a value that is not text."""
+    return "".join(f"\\{octet:02x}" for octet in value)

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from tokenissuer_backends.ldap.directory import Conversation
 from tokenissuer_backends.ldap.failure import Incomplete, Misconfigured
-from tokenissuer_backends.ldap.filter import FilterTemplate
+from tokenissuer_backends.ldap.filter import EVERYTHING, FilterTemplate, escape_octets
 from tokenissuer_backends.ldap.name import DistinguishedName
 from tokenissuer_backends.ldap.options import DN, GID, NAME, TOKEN_GROUPS, GroupOptions, Preset
 from tokenissuer_backends.ldap.wire import Entry
@@ -47,7 +47,8 @@ class GroupSearch:
 
     def __init__(self, options: GroupOptions, preset: Preset) -> None:
         self._bases: Final = options.bases
-        is_search = options.filter is not None or options.nested
+        self._parsed_bases: Final = [DistinguishedName.parse(base) for base in options.bases]
+        is_search = options.filter is not None or bool(options.nested)
         self._attribute: Final = options.attribute or ("" if is_search else preset.groups_attribute)
         self._filter: Final = FilterTemplate(options.filter or preset.groups_filter, [DN, NAME, GID], [DN, NAME, GID])
         self._name: Final = options.name or preset.groups_name
@@ -77,8 +78,8 @@ class GroupSearch:
         if self._uses_tokens:
             return frozenset(self._of_token(entry, conversation))
         if self._attribute:
-            return frozenset(self._listed(entry.texts(self._attribute)))
-        # No number of a group: every account has some groups by name, and not every account has a number.
+            return frozenset(self._below_bases(entry.texts(self._attribute)))
+        # No group has the number -1: an account without a number must match none.
         gid = (*entry.texts("gidNumber"), "-1")[0]
         found = self._search(self._filter.fill({DN: entry.dn, NAME: name, GID: gid}), conversation)
         # Each group is asked for once: groups may contain each other.
@@ -101,7 +102,7 @@ class GroupSearch:
         return self._attribute.lower() == TOKEN_GROUPS.lower()
 
     def _of_token(self, entry: Entry, conversation: Conversation) -> Iterator[Group]:
-        (shown,) = conversation.search(entry.dn, "(objectClass=*)", [TOKEN_GROUPS], below=False) or (entry,)
+        (shown,) = conversation.search(entry.dn, EVERYTHING, [TOKEN_GROUPS], below=False) or (entry,)
         sids = shown.attributes.get(TOKEN_GROUPS.lower(), ())
         if not sids and entry.attributes:
             # Every account is in its primary group.
@@ -113,7 +114,7 @@ class GroupSearch:
         remembered = {sid: kept[1] for sid in sids if (kept := self._by_sid.get(sid)) and now < kept[0]}
         asked: dict[bytes, Group | None] = {sid: None for sid in sids if sid not in remembered}
         for part in _batches(tuple(asked)):
-            filters = "".join(f"(objectSid={''.join(f'{chr(92)}{octet:02x}' for octet in sid)})" for sid in part)
+            filters = "".join(f"(objectSid={escape_octets(sid)})" for sid in part)
             for found, group in self._search(f"(|{filters})", conversation, "objectSid"):
                 asked.update((sid, group) for sid in found.attributes.get("objectsid", ()))
         if len(self._by_sid) + len(asked) > _MAX_REMEMBERED:
@@ -121,11 +122,10 @@ class GroupSearch:
         self._by_sid.update((sid, (now + _REMEMBERED_SECONDS, group)) for sid, group in asked.items())
         yield from (group for group in (remembered | asked).values() if group is not None)
 
-    def _listed(self, values: Iterable[str]) -> Iterable[Group]:
-        bases = [DistinguishedName.parse(base) for base in self._bases]
+    def _below_bases(self, values: Iterable[str]) -> Iterable[Group]:
         for value in values:
             dn = DistinguishedName.given(value)
-            if not bases or any(dn.is_below(base) for base in bases):
+            if not self._parsed_bases or any(dn.is_below(base) for base in self._parsed_bases):
                 yield Group(dn, dn.spelling.lower())
 
     def _search(self, filter_: str, conversation: Conversation, *more: str) -> list[tuple[Entry, Group]]:

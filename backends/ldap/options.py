@@ -45,7 +45,7 @@ class Preset:
         groups_filter: finds an account's groups.
         groups_name: the attribute that is a group's short name.
         nested: levels of groups in groups to follow.
-        address_filters: find the account of a name with an @, tried in turn after `user_filter`.
+        address_filters: find the account of a name with an @, tried in turn before `user_filter`.
         groups_attribute: the attribute of the account from which its groups are taken; empty to search for them.
     """
 
@@ -155,7 +155,7 @@ class UserOptions:
     @property
     def bases(self) -> tuple[str, ...]:
         """The DNs of 'base'."""
-        return _listed(self.base)
+        return _as_tuple(self.base)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,7 @@ class GroupOptions:
     @property
     def bases(self) -> tuple[str, ...]:
         """The DNs of 'base'; none where all groups count."""
-        return _listed(self.base)
+        return _as_tuple(self.base)
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,5 +298,5 @@ def _check_bases(bases: Iterable[str]) -> None:
         DistinguishedName.parse(base)
 
 
-def _listed(base: str | tuple[str, ...]) -> tuple[str, ...]:
+def _as_tuple(base: str | tuple[str, ...]) -> tuple[str, ...]:
     return (base,) if isinstance(base, str) else base

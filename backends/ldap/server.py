@@ -157,17 +157,22 @@ class Server:
         self.clear()
 
     def _probe(self) -> None:
-        while not self._closed.wait(PROBE_INTERVAL) and self._is_down:
+        while not self._closed.wait(PROBE_INTERVAL):
+            with self._lock:
+                # Under the lock: after another failure somebody must probe again.
+                self._is_probed = self._is_down
+            if not self._is_probed:
+                return
             deadline = Deadline.after(self._options.connect_timeout + self._options.timeout)
             with contextlib.suppress(DirectoryFailure, TimeoutError):
-                session = self.connect(deadline) if self._options.bind_as else self.make(deadline).session
+                # A refused password is not tried here: nobody may have logged in for hours, and tries lock `bind_dn`.
+                logs_in = not (self._options.bind_as or self._refused)
+                session = self.make(deadline).session if logs_in else self.connect(deadline)
                 try:
                     session.ping(deadline)
                     self.note_answer()
                 finally:
                     session.close()
-        with self._lock:
-            self._is_probed = False
 
     def _log_in(self, session: Session, password: str, deadline: Deadline) -> None:
         try:
@@ -182,6 +187,7 @@ class Server:
         except BaseException:
             session.close()
             raise
+        self._refused = ""
         if state.expires_in:
             _log.warning("the password of %s expires in %d seconds", self._options.bind_dn, state.expires_in)
 

@@ -30,6 +30,9 @@ ATTRIBUTES: Final = (
     "userWorkstations",
 )
 
+#: What a directory counts wrong passwords in: OpenLDAP's policy, 389 Directory Server, FreeIPA.
+COUNTERS: Final = ("pwdFailureTime", "passwordRetryCount", "krbLoginFailedCount")
+
 #: Locked permanently by an administrator: draft-behera-ldap-password-policy, 5.3.3.
 _LOCKED_PERMANENTLY: Final = "000001010000Z"
 _AD_DISABLED: Final = 0x2
@@ -92,6 +95,16 @@ def passing_objection(entry: Entry, now: datetime) -> str:
     if stations := _first(entry, "userWorkstations"):
         return f"the account may log in from some computers only (userWorkstations: {stations})"
     return ""
+
+
+def has_counted(before: Entry, after: Entry) -> bool:
+    """Whether the directory shows that it has counted a wrong password, and has not locked the account.
+
+    Args:
+        before, after: the entry before and after a refused bind, with `ATTRIBUTES` and `COUNTERS`.
+    """
+    counted = (after.texts(name) not in ((), before.texts(name)) for name in COUNTERS)
+    return any(counted) and not passing_objection(after, datetime.now(UTC))
 
 
 def unseen(entry: Entry) -> str:

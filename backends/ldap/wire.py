@@ -25,6 +25,7 @@ import ldap3
 from tokenissuer import ConfigurationError, Deadline
 from tokenissuer_backends.ldap import ppolicy
 from tokenissuer_backends.ldap.failure import DirectoryFailure, Incomplete, Misconfigured, Refused, Unreachable
+from tokenissuer_backends.ldap.filter import EVERYTHING
 from tokenissuer_backends.ldap.options import Address
 
 _log: Final = logging.getLogger("tokenissuer.backends.ldap")
@@ -36,7 +37,6 @@ _WHO_AM_I: Final = "1.3.6.1.4.1.4203.1.11.3"
 # Result codes: https://www.rfc-editor.org/rfc/rfc4511#appendix-A.2
 _SUCCESS: Final = 0
 _SIZE_LIMIT: Final = 4
-_INVALID_CREDENTIALS: Final = 49
 #: Besides wrong credentials (49): 389-ds says 53 for an inactive account and 19 after too many tries.
 _REFUSALS: Final = frozenset({19, 32, 34, 48, 49, 50, 53})
 #: The server requires more protection than the connection has.
@@ -62,8 +62,6 @@ _UNBIND_SECONDS: Final = 0.1
 #: Bytes of an answer; an account in ten thousand groups needs one megabyte.
 _MAX_ANSWER: Final = 4 * 1024 * 1024
 _MAX_DIAGNOSTIC: Final = 200
-#: The only code of Active Directory that is about the password alone.
-_AD_WRONG_PASSWORD: Final = "52e"
 _AD_DATA: Final = re.compile(r"\bdata ([0-9a-f]{1,8})\b", re.ASCII)
 _AD_MEANINGS: Final = {
     "525": "no such user",
@@ -275,13 +273,9 @@ class Session:
         self.close()
         diagnostic = _diagnostic(result, password)
         if code in _REFUSALS and result["type"] == "bindResponse":
-            said = _AD_DATA.search(str(result.get("message") or ""))
-            raise Refused(
-                f"bind result {code}{f': {state.objection}' if state.objection else ''}{diagnostic}",
-                is_wrong_password=code == _INVALID_CREDENTIALS
-                and not state.objection
-                and (said is None or said[1] == _AD_WRONG_PASSWORD),
-            )
+            data = _AD_DATA.search(str(result.get("message") or ""))
+            reason = f"bind result {code}{f': {state.objection}' if state.objection else ''}{diagnostic}"
+            raise Refused(reason, code=code, data=data[1] if data else "")
         if code in _NEEDS_PROTECTION:
             raise Misconfigured(f"it requires a better protected connection (result {code}); use ldaps:// or starttls")
         raise Unreachable(f"bind result {code}{diagnostic}")
@@ -320,7 +314,7 @@ class Session:
         Raises:
             Unreachable: if it does not.
         """
-        self._ask(lambda: self._connection.search("", "(objectClass=*)", ldap3.BASE, attributes=["1.1"]), deadline)
+        self._ask(lambda: self._connection.search("", EVERYTHING, ldap3.BASE, attributes=["1.1"]), deadline)
 
     def identity(self, deadline: Deadline) -> str:
         """Ask the server which account the connection is logged in as: RFC 4532.
@@ -433,7 +427,7 @@ class Session:
         return Entry(entry.dn, whole)
 
     def _part(self, dn: str, attribute: str, first: int, deadline: Deadline) -> tuple[str, tuple[bytes, ...]]:
-        found = self._find(dn, "(objectClass=*)", [f"{attribute}{_RANGE}{first}-*"], deadline, limit=0, below=False)
+        found = self._find(dn, EVERYTHING, [f"{attribute}{_RANGE}{first}-*"], deadline, limit=0, below=False)
         for entry in found:
             for key, values in entry.attributes.items():
                 if key.startswith(f"{attribute}{_RANGE}") and values:

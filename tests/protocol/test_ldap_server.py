@@ -769,6 +769,79 @@ def test_a_name_that_nobody_has_is_an_answer_too(new_directory: NewDirectory, ne
     assert not second.requests
 
 
+def test_a_probe_does_not_try_a_refused_password(
+    new_directory: NewDirectory, new_backend: NewBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would lock the account that searches, though nobody logs in."""
+    monkeypatch.setattr(tokenissuer_backends.ldap.server, "PROBE_INTERVAL", 0.02)
+    monkeypatch.setattr(tokenissuer_backends.ldap.server, "RETRY_INTERVAL", 0.02)
+    first, second = new_directory(special={BIND: lambda message: [message.result(49)]}), new_directory()
+    assert new_backend(first, second).authenticate("alice", "right").name == "alice"
+    assert wait_until(lambda: len(first.searches) >= 1)
+    time.sleep(0.2)
+    assert [message.kind for message in first.requests].count(BIND) == 1
+
+
+def test_check_looks_at_the_base_of_groups_too(new_directory: NewDirectory, new_backend: NewBackend) -> None:
+    """With a wrong one every login is an outage."""
+
+    def search(message: Message) -> Iterable[bytes]:
+        if message.name == "ou=groups,dc=test":
+            return [message.result(32)]
+        return [message.entry("dc=test"), message.result(0)]
+
+    backend = new_backend(new_directory(special={SEARCH: search}))
+    (finding,) = [each for each in backend.diagnose() if each.severity is Severity.ERROR]
+    assert finding.fact.startswith("read the base ou=groups,dc=test: ")
+    with pytest.raises(BackendUnavailable, match="ou=groups"):
+        backend.check()
+
+
+@pytest.mark.parametrize("counts", [True, False], ids=["counted", "not counted"])
+def test_a_password_is_known_to_be_wrong_only_if_the_directory_has_counted_it(
+    new_directory: NewDirectory, new_backend: NewBackend, counts: bool
+) -> None:
+    """A lock that nobody shows refuses the right password with the same code, and counts nothing."""
+    entry: dict[str, Iterable[str | bytes]] = {"uid": ["alice"], "pwdChangedTime": ["20260101000000Z"]}
+    directory = new_directory(entries={ALICE: entry})
+
+    def refuse(message: Message) -> bytes:
+        if counts:
+            entry["pwdFailureTime"] = [f"{len(directory.binds)}Z"]
+        return message.result(49)
+
+    directory.special = user_bind(refuse)
+    with pytest.raises(InvalidCredentials) as refused:
+        new_backend(directory, groups=None).authenticate("alice", "wrong")
+    assert refused.value.wrong_for == (("alice", "pwdChangedTime=20260101000000Z") if counts else None)
+
+
+@pytest.mark.parametrize(
+    "root",
+    [{}, {"defaultNamingContext": ["dc=test"], "configurationNamingContext": ["cn=configuration,dc=test"]}],
+    ids=["no contexts", "no partitions"],
+)
+def test_a_domain_that_shows_no_short_name_is_an_outage(
+    new_directory: NewDirectory, new_backend: NewBackend, root: dict[str, Iterable[str | bytes]]
+) -> None:
+    """Not an unknown name: no other backend is asked."""
+
+    def search(message: Message) -> Iterable[bytes]:
+        return [*([message.entry_of("", root)] if not message.name else []), message.result(0)]
+
+    with pytest.raises(BackendUnavailable, match="short name"):
+        new_backend(new_directory(special={SEARCH: search}), directory="ad").authenticate("CORP\\alice", "right")
+
+
+def test_a_probe_leaks_no_connection_of_a_direct_bind(new_directory: NewDirectory, new_backend: NewBackend) -> None:
+    """The question itself reaches the server once more."""
+    first, second = new_directory(), new_directory()
+    backend = new_backend(first, second, bind_as="uid={user},dc=test", bind_dn="", bind_password=None)
+    backend.check()
+    assert first.connections == 1
+    assert wait_until(lambda: not first.open)
+
+
 def test_no_probe_outlives_the_backend(
     new_directory: NewDirectory, new_backend: NewBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:

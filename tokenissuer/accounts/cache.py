@@ -298,8 +298,8 @@ class CachedBackend:
         if self._refusals is None:
             return self.backend.authenticate(username, password)
         digest = self._refusals.digest(self.name, username, password)
-        name, version = self._refusals.find(digest)
-        if name and self._version_of(name) == version:
+        wrong_for = self._refusals.find(digest)
+        if wrong_for is not None and self._version_of(wrong_for[0]) == wrong_for[1]:
             raise InvalidCredentials(reason="the password was refused before and has not changed since")
         try:
             return self.backend.authenticate(username, password)

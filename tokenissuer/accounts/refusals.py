@@ -6,6 +6,7 @@ be one of the few after which it locks the account.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections import OrderedDict
@@ -59,18 +60,16 @@ class Refusals:
         if len(self._kept) > MAX_REFUSALS:
             self._kept.popitem(last=False)
         if self._store is not None:
-            try:
+            # Whoever waits for a refresh token is told of an outage; this process remembers it.
+            with contextlib.suppress(StoreUnavailable):
                 self._store.add_refusal(digest, account, version, until)
-            except StoreUnavailable:
-                # Whoever waits for a refresh token is told; this process remembers it.
-                return
 
-    def find(self, digest: bytes) -> tuple[str, str]:
-        """Return the account and the `password_version` for which a password is wrong; empty texts if unknown."""
-        found = [self._kept[digest]] if digest in self._kept else []
+    def find(self, digest: bytes) -> tuple[str, str] | None:
+        """Return the account and the `password_version` for which a password is wrong; None if that is unknown."""
+        now = time.time()
+        kept = self._kept.get(digest)
+        found = [kept] if kept is not None and now < kept[2] else []
         if not found and self._store is not None:
-            try:
-                found = list(self._store.find_refusal(digest))
-            except StoreUnavailable:
-                found = []
-        return next(((account, version) for account, version, until in found if time.time() < until), ("", ""))
+            with contextlib.suppress(StoreUnavailable):
+                found = [each for each in self._store.find_refusal(digest) if now < each[2]]
+        return (found[0][0], found[0][1]) if found else None

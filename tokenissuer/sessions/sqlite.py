@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from tokenissuer.accounts.refusals import MAX_REFUSALS
 from tokenissuer.errors import ConfigurationError, StoreUnavailable
 from tokenissuer.options import option
 from tokenissuer.sessions.store import Session, Store
@@ -42,14 +43,17 @@ CREATE TABLE sessions (
     end_reason TEXT NOT NULL
 ) WITHOUT ROWID
 """
-_REFUSALS: Final = """
+_REFUSALS: Final = (
+    """
 CREATE TABLE IF NOT EXISTS refusals (
     digest BLOB PRIMARY KEY,
     account TEXT NOT NULL,
     version TEXT NOT NULL,
     until REAL NOT NULL
 ) WITHOUT ROWID
-"""
+""",
+    "CREATE INDEX IF NOT EXISTS refusals_until ON refusals (until)",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +124,15 @@ class SqliteStore(Store):
         )
 
     def add_refusal(self, digest: bytes, account: str, version: str, until: float) -> None:
-        """Keep that a password is wrong, and drop what has ended."""
-        self._execute("DELETE FROM refusals WHERE until < ?", (time.time(),))
-        self._execute("INSERT OR REPLACE INTO refusals VALUES (?, ?, ?, ?)", (digest, account, version, until))
+        """Keep that a password is wrong; drop what has ended, and the oldest of too many."""
+        with self._using() as connection, connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("INSERT OR REPLACE INTO refusals VALUES (?, ?, ?, ?)", (digest, account, version, until))
+            connection.execute(
+                "DELETE FROM refusals WHERE until < max(?, coalesce("
+                "(SELECT until FROM refusals ORDER BY until DESC LIMIT 1 OFFSET ?), 0))",
+                (time.time(), MAX_REFUSALS - 1),
+            )
 
     def find_refusal(self, digest: bytes) -> Sequence[tuple[str, str, float]]:
         """Return what was kept under this digest: one, or none."""
@@ -211,7 +221,9 @@ def _prepare(connection: sqlite3.Connection) -> None:
             connection.execute("DROP TABLE sessions")
         connection.execute(_SCHEMA)
         connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-    connection.execute(_REFUSALS)
+    if version <= _SCHEMA_VERSION:
+        for statement in _REFUSALS:
+            connection.execute(statement)
     connection.execute("COMMIT")
     if version > _SCHEMA_VERSION:
         raise sqlite3.DatabaseError("a newer tokenissuer has written it; install that version")
