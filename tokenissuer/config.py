@@ -213,9 +213,9 @@ class Config:
             refresh = parts.get(
                 self.refresh, self.open_refresh, lambda tokens: tokens.store.close() if tokens else None
             )
+            # The same in all processes. With another signing key, backends are made again.
             secret = key.derive("tokenissuer refusals")
-            refusals = parts.get((secret, refresh), lambda: Refusals(secret, refresh.store if refresh else None))
-            backends = [parts.backend(backend, self.cache, waiting, refusals) for backend in self.backends]
+            backends = [parts.backend(backend, self.cache, waiting, secret, refresh) for backend in self.backends]
             throttle = parts.get((self.throttle, key.thumbprint), lambda: self._throttle(key))
             chain, policy = Chain(backends), Policy(self.rules)
             service = TokenService(issuer, chain, policy, self.issuer.services, refresh, throttle)
@@ -351,13 +351,17 @@ class _Parts:
         self.made: Final[list[Part]] = []
 
     def backend(
-        self, config: BackendConfig, cache: CacheOptions, threads: Threads, refusals: Refusals
+        self, config: BackendConfig, cache: CacheOptions, threads: Threads, secret: bytes, refresh: RefreshTokens | None
     ) -> CachedBackend:
-        return self.get(
-            (config, cache, threads, refusals, file_stamps(files_in(config.options))),
-            lambda: CachedBackend(
+        def make() -> CachedBackend:
+            refusals = Refusals(config.name, secret, refresh.store if refresh else None)
+            return CachedBackend(
                 config.name, config.build(), cache, threads, observe=observe_backend, refusals=refusals
-            ),
+            )
+
+        return self.get(
+            (config, cache, threads, secret, refresh, file_stamps(files_in(config.options))),
+            make,
             lambda cached: cached.backend.close(),
         )
 

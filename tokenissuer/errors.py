@@ -74,8 +74,6 @@ class InvalidCredentials(RequestError):
         reason: see `RequestError`.
         is_guess: False if the password cannot have been a guess, such as a machine's token or an empty text. The rate
             limit does not count it then.
-        wrong_for: the account's name and its `password_version`, if this password is certainly wrong until that
-            changes. The backend is not asked about it again before.
     """
 
     status = 401
@@ -83,16 +81,8 @@ class InvalidCredentials(RequestError):
     docker_code = "UNAUTHORIZED"
     description = "wrong user name or password"
 
-    def __init__(
-        self,
-        description: str | None = None,
-        *,
-        reason: str = "",
-        is_guess: bool = True,
-        wrong_for: tuple[str, str] | None = None,
-    ) -> None:
+    def __init__(self, description: str | None = None, *, reason: str = "", is_guess: bool = True) -> None:
         self.is_guess = is_guess
-        self.wrong_for = wrong_for
         super().__init__(description, reason=reason)
 
 

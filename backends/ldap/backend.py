@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import secrets
 import unicodedata
@@ -28,7 +27,7 @@ from tokenissuer_backends.ldap import standing
 from tokenissuer_backends.ldap.directory import Conversation, Directory
 from tokenissuer_backends.ldap.failure import DirectoryFailure, Incomplete, Misconfigured, Refused, Unreachable
 from tokenissuer_backends.ldap.filter import EVERYTHING, FilterTemplate
-from tokenissuer_backends.ldap.groups import Group, GroupSearch
+from tokenissuer_backends.ldap.groups import REMEMBERED_SECONDS, Group, GroupSearch
 from tokenissuer_backends.ldap.name import DistinguishedName
 from tokenissuer_backends.ldap.options import CHAIN_RULE, DN, USER, LdapOptions
 from tokenissuer_backends.ldap.server import Server
@@ -44,6 +43,7 @@ _MAX_NAME: Final = 1024
 
 #: Names that need no escape in a DN, a UPN or DOMAIN\name.
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9._-]+", re.ASCII)
+_UNKNOWN: Final = "the directory has no such account"
 # Of a refused bind: https://www.rfc-editor.org/rfc/rfc4511#appendix-A.2
 _INVALID_CREDENTIALS: Final = 49
 #: The only code of Active Directory that is about the password alone.
@@ -102,7 +102,9 @@ class LdapBackend(Backend):
         addresses = () if options.user.filter else options.preset.address_filters
         self._address_filters: Final = tuple(FilterTemplate(text, [USER], [USER]) for text in addresses)
         self._name: Final = options.user.name or options.preset.user_name
-        self._groups: Final = GroupSearch(options.groups, options.preset) if options.groups else None
+        # What one user is shown of groups does not count for another.
+        remembered = 0.0 if options.bind_as else REMEMBERED_SECONDS
+        self._groups: Final = GroupSearch(options.groups, options.preset, remembered) if options.groups else None
         self._attributes: Final = (
             self._name,
             *(self._groups.attributes if self._groups else ()),
@@ -264,25 +266,37 @@ class LdapBackend(Backend):
             # The same questions and a bind that cannot succeed: neither the time of the answer nor its kind tells an
             # unknown name from a known one.
             if self._groups is not None:
+                # The base, not a name that nobody has: some questions are about an entry that exists.
                 self._groups.of(Entry(self._bases[0], {}), self._nobody, conversation)
-            with contextlib.suppress(Refused):
-                conversation.prove(self._nobody, password)
+            self._bind_as_nobody(conversation, password)
             raise
-        name = self._name_of(entry)
-        _refuse_unusable(entry)
-        # Before the bind: a failure that came after it would tell that the password is right.
-        account = self._account(conversation, entry, name)
+        try:
+            name = self._name_of(entry)
+            _refuse_unusable(entry)
+            # Before the bind: a failure that came after it would tell that the password is right.
+            account = self._account(conversation, entry, name)
+            if self.refusals is not None and self.refusals.holds(account, password):
+                raise Refused("the password was wrong before, and the account's has not changed since")
+        except Refused:
+            self._bind_as_nobody(conversation, password)
+            raise
         try:
             state = conversation.prove(entry.dn, password)
         except Refused as error:
-            wrong_for = None
-            if account.password_version and self._is_wrong(conversation, entry, error):
-                wrong_for = (account.name, account.password_version)
-            raise InvalidCredentials(reason=error.reason, wrong_for=wrong_for) from None
+            if self._is_wrong(conversation, entry, error) and self.refusals is not None:
+                self.refusals.add(account, password)
+            raise
         if state.objection:
             # The password is right and has cost a grace login. The core remembers the refusal, which saves the others.
             raise Refused(state.objection)
         return account
+
+    def _bind_as_nobody(self, conversation: Conversation, password: str) -> None:
+        """Do what a wrong password costs."""
+        try:
+            conversation.prove(self._nobody, password)
+        except Refused as error:
+            self._is_wrong(conversation, Entry(self._bases[0], {}), error)
 
     def _is_wrong(self, conversation: Conversation, entry: Entry, error: Refused) -> bool:
         """Whether the password is certainly wrong. While an account is locked, the right one is refused as well."""
@@ -396,10 +410,20 @@ class LdapBackend(Backend):
         if backslash and self._options.directory == "ad":
             self._prove_domain(conversation, domain)
             return self._find(conversation, self._filter.fill({USER: name}))
-        for filter_ in self._address_filters if "@" in username else ():
-            with contextlib.suppress(UnknownAccount):
-                return self._find(conversation, filter_.fill({USER: username}))
-        return self._find(conversation, self._filter.fill({USER: username}))
+        found: list[Entry | Refused] = []
+        for filter_ in (*(self._address_filters if "@" in username else ()), self._filter):
+            # All of them, so that the number of questions does not tell who is found.
+            try:
+                found.append(self._find(conversation, filter_.fill({USER: username})))
+            except UnknownAccount:
+                continue
+            except Refused as error:
+                found.append(error)
+        if not found:
+            raise UnknownAccount(reason=_UNKNOWN)
+        if isinstance(found[0], Refused):
+            raise found[0]
+        return found[0]
 
     def _prove_domain(self, conversation: Conversation, domain: str) -> None:
         """Prove that this is the domain's short name, as in DOMAIN\\name: others may have accounts of the same name."""
@@ -425,7 +449,7 @@ class LdapBackend(Backend):
         except Incomplete:
             raise Refused("several entries have the name") from None
         if not found:
-            raise UnknownAccount(reason="the directory has no such account")
+            raise UnknownAccount(reason=_UNKNOWN)
         if len(found) > 1:
             raise Refused(f"several entries have the name: {' and '.join(found)}")
         (entry,) = found.values()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable
 from typing import Final, Self, TypeVar
@@ -31,8 +32,7 @@ class Conversation:
 
     def __init__(self, server: Server, options: LdapOptions, deadline: Deadline) -> None:
         self.server: Final = server
-        self._timeout: Final = options.timeout
-        self._binds_as_user: Final = bool(options.bind_as)
+        self._options: Final = options
         self._deadline: Final = deadline
         self._service: PooledSession | None = None
         self._user: Session | None = None
@@ -48,27 +48,27 @@ class Conversation:
         wanted = tuple(attributes)
 
         def ask(session: Session) -> tuple[Entry, ...]:
-            deadline = self._deadline.within(self._timeout)
+            deadline = self._deadline.within(self._options.timeout)
             return session.search(base, filter_, wanted, deadline, limit=limit, below=below)
 
-        return ask(self._user) if self._user is not None else self._as_reader(ask, self._deadline)
+        return ask(self._user) if self._user is not None else self._as_reader(ask, math.inf)
 
     def reach(self, seconds: float) -> None:
-        """Prove that the server answers, as `bind_dn` or on a connection for `become`.
+        """Prove that the server answers, as `bind_dn`; with `bind_as`, that it can be reached.
 
         Args:
-            seconds: how long to wait.
+            seconds: how long to wait, twice that if a connection was broken while it was idle.
 
         Raises:
             Unreachable: if it does not.
         """
-        deadline = self._deadline.within(seconds)
-        if self._binds_as_user:
+        if self._options.bind_as:
+            # No question: some servers end a connection on which nobody has logged in.
             if self._user is None:
-                self._user = self.server.connect(deadline)
-            self._user.ping(deadline)
-        else:
-            self._as_reader(lambda session: session.ping(deadline), deadline)
+                self._user = self.server.connect(self._deadline.within(seconds))
+            return
+        base = self._options.user.bases[0]
+        self._as_reader(lambda session: session.ping(base, self._deadline.within(seconds)), seconds)
 
     def prove(self, dn: str, password: str) -> PasswordState:
         """Prove that a password is this entry's, on a new connection.
@@ -79,7 +79,7 @@ class Conversation:
         """
         session = self.server.connect(self._deadline)
         try:
-            return session.bind(dn, password, self._deadline.within(self._timeout))
+            return session.bind(dn, password, self._deadline.within(self._options.timeout))
         finally:
             session.close()
 
@@ -92,7 +92,7 @@ class Conversation:
         """
         if self._user is None:
             self._user = self.server.connect(self._deadline)
-        return self._user.bind(name, password, self._deadline.within(self._timeout))
+        return self._user.bind(name, password, self._deadline.within(self._options.timeout))
 
     def identity(self) -> str:
         """Return the server's name for the account of `become`.
@@ -102,18 +102,19 @@ class Conversation:
         """
         if self._user is None:
             raise Unreachable("nobody is logged in")
-        return self._user.identity(self._deadline.within(self._timeout))
+        return self._user.identity(self._deadline.within(self._options.timeout))
 
-    def _as_reader(self, ask: Callable[[Session], T], deadline: Deadline) -> T:
+    def _as_reader(self, ask: Callable[[Session], T], seconds: float) -> T:
+        """Ask as `bind_dn`, on a connection that is made within so many seconds if there is none."""
         if self._service is None:
-            self._service = self.server.take(deadline)
+            self._service = self.server.take(self._deadline.within(seconds))
         if not self._service.is_proven:
             try:
                 found = ask(self._service.session)
             except Unreachable:
                 # It was closed while it was idle, and probably the others too. Try again on a new one.
                 self.server.clear()
-                self._service = self.server.make(deadline)
+                self._service = self.server.make(self._deadline.within(seconds))
             else:
                 self._service.is_proven = True
                 return found

@@ -20,7 +20,7 @@ T = TypeVar("T")
 #: Groups that one search asks for.
 _AT_ONCE: Final = 50
 #: Seconds for which a group's name and place are remembered, and for how many groups.
-_REMEMBERED_SECONDS: Final = 300.0
+REMEMBERED_SECONDS: Final = 300.0
 _MAX_REMEMBERED: Final = 20_000
 
 
@@ -43,9 +43,11 @@ class GroupSearch:
     Args:
         options: the table of the configuration.
         preset: the defaults for the kind of directory.
+        remembered_seconds: for how long the name of a group of `tokenGroups` is remembered.
     """
 
-    def __init__(self, options: GroupOptions, preset: Preset) -> None:
+    def __init__(self, options: GroupOptions, preset: Preset, remembered_seconds: float = REMEMBERED_SECONDS) -> None:
+        self._remembered_seconds: Final = remembered_seconds
         self._bases: Final = options.bases
         self._parsed_bases: Final = [DistinguishedName.parse(base) for base in options.bases]
         is_search = options.filter is not None or bool(options.nested)
@@ -116,10 +118,12 @@ class GroupSearch:
         for part in _batches(tuple(asked)):
             filters = "".join(f"(objectSid={escape_octets(sid)})" for sid in part)
             for found, group in self._search(f"(|{filters})", conversation, "objectSid"):
-                asked.update((sid, group) for sid in found.attributes.get("objectsid", ()))
+                if "objectsid" not in found.attributes:
+                    raise Misconfigured(f"'bind_dn' may not read objectSid of {found.dn}")
+                asked.update((sid, group) for sid in found.attributes["objectsid"])
         if len(self._by_sid) + len(asked) > _MAX_REMEMBERED:
             self._by_sid.clear()
-        self._by_sid.update((sid, (now + _REMEMBERED_SECONDS, group)) for sid, group in asked.items())
+        self._by_sid.update((sid, (now + self._remembered_seconds, group)) for sid, group in asked.items())
         yield from (group for group in (remembered | asked).values() if group is not None)
 
     def _below_bases(self, values: Iterable[str]) -> Iterable[Group]:

@@ -22,7 +22,7 @@ _ATTRIBUTE: Final = re.compile(r"[A-Za-z][A-Za-z0-9-]*", re.ASCII)
 
 #: Begins the name of a domain whose servers DNS names.
 _SRV: Final = "srv://"
-_DOMAIN: Final = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*", re.ASCII)
+_DOMAIN: Final = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*", re.ASCII)
 
 USER: Final = "{user}"
 DN: Final = "{dn}"
@@ -231,6 +231,8 @@ class LdapOptions:
     def __post_init__(self) -> None:
         self._check_servers()
         self._check_identity()
+        if self.server_name and not _DOMAIN.fullmatch(self.server_name.lower()):
+            raise ValueError(f"'server_name' is '{self.server_name}'; use a host name such as dc1.corp.example.com")
         for key, value in (("connect_timeout", self.connect_timeout), ("timeout", self.timeout)):
             if not 1 <= value <= _MAX_TIMEOUT:
                 raise ValueError(f"'{key}' is {value}; use 1 to {_MAX_TIMEOUT} seconds")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tokenissuer import Deadline
-from tokenissuer_backends.ldap.failure import DirectoryFailure, Refused, Unreachable
+from tokenissuer_backends.ldap.failure import Refused, Unreachable
 from tokenissuer_backends.ldap.options import Address, LdapOptions
 from tokenissuer_backends.ldap.wire import Session, Trust
 
@@ -96,8 +96,10 @@ class Server:
         with self._lock:
             if self._is_probed or self._closed.is_set():
                 return
-            self._is_probed = True
-        threading.Thread(target=self._probe, name=f"probe of {self.address.url}", daemon=True).start()
+            # Without a thread there is no probe, but the login goes on; the next failure tries again.
+            with contextlib.suppress(RuntimeError):
+                threading.Thread(target=self._probe, name=f"probe of {self.address.url}", daemon=True).start()
+                self._is_probed = True
 
     def connect(self, deadline: Deadline) -> Session:
         """Open an anonymous connection.
@@ -164,12 +166,14 @@ class Server:
             if not self._is_probed:
                 return
             deadline = Deadline.after(self._options.connect_timeout + self._options.timeout)
-            with contextlib.suppress(DirectoryFailure, TimeoutError):
+            # Everything: whatever the library raises, the next probe may succeed.
+            with contextlib.suppress(Exception):
                 # A refused password is not tried here: nobody may have logged in for hours, and tries lock `bind_dn`.
                 logs_in = not (self._options.bind_as or self._refused)
                 session = self.make(deadline).session if logs_in else self.connect(deadline)
                 try:
-                    session.ping(deadline)
+                    if not self._options.bind_as:
+                        session.ping(self._options.user.bases[0], deadline)
                     self.note_answer()
                 finally:
                     session.close()

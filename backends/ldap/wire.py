@@ -308,13 +308,17 @@ class Session:
         found = self._find(base, filter_, list(attributes), deadline, limit=limit, below=below)
         return tuple(self._complete(entry, deadline) for entry in found)
 
-    def ping(self, deadline: Deadline) -> None:
+    def ping(self, base: str, deadline: Deadline) -> None:
         """Prove that the server answers, whatever it says.
+
+        Args:
+            base: what is read: a server may answer about itself while its data hangs.
+            deadline: for the answer.
 
         Raises:
             Unreachable: if it does not.
         """
-        self._ask(lambda: self._connection.search("", EVERYTHING, ldap3.BASE, attributes=["1.1"]), deadline)
+        self._ask(lambda: self._connection.search(base, EVERYTHING, ldap3.BASE, attributes=["1.1"]), deadline)
 
     def identity(self, deadline: Deadline) -> str:
         """Ask the server which account the connection is logged in as: RFC 4532.
@@ -512,7 +516,7 @@ def _resolve(host: str, port: int, deadline: Deadline) -> list[tuple[Any, ...]]:
 def _secured(trust: Trust, plain: _PlainSocket, address: Address, deadline: Deadline) -> _TlsSocket:
     try:
         return trust.wrap(plain, address.host, deadline)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         plain.close()
         raise Unreachable(f"no TLS: {_describe(error)}") from None
 

@@ -168,8 +168,8 @@ class FakeDirectory:
             right = message.password in (b"right", READER_PASSWORD.encode())
             yield message.result(0 if right else 49)
         elif message.kind == SEARCH:
-            if message.name == "dc=test":
-                for dn, attributes in self.entries.items():
+            for dn, attributes in self.entries.items():
+                if message.name in ("dc=test", dn):
                     yield message.entry_of(dn, attributes)
             yield message.result(0)
         else:
@@ -221,10 +221,11 @@ class FakeDirectory:
     def _respond(self, connection: socket.socket, content: bytes) -> None:
         (_, number), (kind, body), *_ = elements(content)
         message = Message(int.from_bytes(number, "big"), kind, body)
-        if kind == UNBIND:
-            self.unbinds += 1
-            raise Hangup
         with self.lock:
+            if kind == UNBIND:
+                # It asks for nothing, and ends every connection.
+                self.unbinds += 1
+                raise Hangup
             self.requests.append(message)
         try:
             for part in self.answer(message):

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
+from tokenissuer.accounts.refusals import Refusals
 from tokenissuer.diagnosis import Finding, Findings, Severity, Stopwatch
 from tokenissuer.errors import InvalidCredentials, RequestError, TokenIssuerError
 from tokenissuer.options import NoOptions, load_plugin
@@ -76,6 +77,10 @@ class Backend(ABC):
 
     #: Whether its users can make groups with names of their choice.
     users_make_groups: ClassVar[bool] = False
+
+    #: Set by the core: remembers which passwords are certainly wrong. A source that locks accounts after some wrong
+    #: passwords is not to be asked about those again. None if nothing is to be remembered.
+    refusals: Refusals | None = None
 
     def __init__(self, options: Any) -> None:
         self.options = options

@@ -216,7 +216,7 @@ class CachedBackend:
         threads: bounds the threads that ask or wait.
         places: calls under way at once; 0 for as many as `threads` allows.
         observe: is told each call.
-        refusals: remembers wrong passwords for longer than a moment; None for one of its own.
+        refusals: for the backend, which may remember wrong passwords for longer; None for some of its own.
     """
 
     def __init__(
@@ -238,7 +238,7 @@ class CachedBackend:
         self._limit: Final = Limit(places or self._threads.calls)
         self._observe: Final = observe
         self._key: Final = secrets.token_bytes(32)
-        self._refusals: Final = (refusals or Refusals(self._key)) if options.failure else None
+        backend.refusals = (refusals or Refusals(name, self._key)) if options.failure else None
 
     def authenticate(self, username: str, password: str) -> Account:
         """Prove that the password is this account's: from the cache, or by asking.
@@ -288,32 +288,11 @@ class CachedBackend:
             return self._call("grants", lambda: self.backend.grants(account, access), wait)
 
     def _prove(self, username: str, password: str) -> Account:
-        account = self._authenticate(username, password)
+        account = self.backend.authenticate(username, password)
         if not account.name:
             # A token would show it as nobody.
             raise BackendUnavailable("the backend returned an account without a name")
         return account
-
-    def _authenticate(self, username: str, password: str) -> Account:
-        if self._refusals is None:
-            return self.backend.authenticate(username, password)
-        digest = self._refusals.digest(self.name, username, password)
-        wrong_for = self._refusals.find(digest)
-        if wrong_for is not None and self._version_of(wrong_for[0]) == wrong_for[1]:
-            raise InvalidCredentials(reason="the password was refused before and has not changed since")
-        try:
-            return self.backend.authenticate(username, password)
-        except InvalidCredentials as error:
-            if error.wrong_for is not None:
-                self._refusals.add(digest, *error.wrong_for)
-            raise
-
-    def _version_of(self, name: str) -> str:
-        try:
-            return self.backend.lookup(name, "").password_version
-        except InvalidCredentials:
-            # `authenticate` finds out why, in its own order.
-            return ""
 
     def _remember(self, account: Account) -> float:
         if account.valid_until is None:

@@ -10,66 +10,71 @@ import contextlib
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-from tokenissuer.errors import StoreUnavailable
+from tokenissuer.errors import BackendUnavailable
+
+if TYPE_CHECKING:
+    from tokenissuer.accounts.backend import Account
 
 #: Seconds after which such a password is tried again all the same.
 MAX_SECONDS: Final = 12 * 3600
-#: Refusals kept in memory; the oldest is dropped first.
+#: Refusals kept; the oldest is dropped first.
 MAX_REFUSALS: Final = 10_000
 
 
 class RefusalStore(Protocol):
-    """Keeps refusals for several processes. Each method may raise `StoreUnavailable`."""
+    """Keeps refusals for several processes. Each method may raise `BackendUnavailable`."""
 
-    def add_refusal(self, digest: bytes, account: str, version: str, until: float) -> None:
+    def add_refusal(self, digest: bytes, until: float) -> None:
         """Keep one until a moment, in seconds since 1970."""
 
-    def find_refusal(self, digest: bytes) -> Sequence[tuple[str, str, float]]:
-        """Return account, version and end of the refusal with this digest: one, or none."""
+    def has_refusal(self, digest: bytes) -> bool:
+        """Whether one is kept whose moment has not come."""
 
 
 class Refusals:
-    """Remembers for which account, and which `password_version` of it, a password is wrong.
+    """Remembers which passwords are certainly wrong for an account as long as it has the same `password_version`.
 
-    It keeps no password: a login is known by a digest under a secret key.
+    It keeps no password, but digests under a secret key.
 
     Args:
+        backend: the name of the backend whose accounts they are.
         key: the same for all processes that share a store.
-        store: shares the refusals; None to keep them in this process alone.
+        store: shares them; None to keep them in this process alone.
     """
 
-    def __init__(self, key: bytes, store: RefusalStore | None = None) -> None:
+    def __init__(self, backend: str, key: bytes, store: RefusalStore | None = None) -> None:
+        self._backend: Final = backend
         self._key: Final = key
         self._store: Final = store
-        self._kept: Final[OrderedDict[bytes, tuple[str, str, float]]] = OrderedDict()
+        self._kept: Final[OrderedDict[bytes, float]] = OrderedDict()
 
-    def digest(self, backend: str, username: str, password: str) -> bytes:
-        """Return what a login is known by."""
-        # The lengths say where each text ends: no other three can give the same bytes.
-        texts = [text.encode("utf-8", "surrogatepass") for text in (backend, username, password)]
-        message = b"".join(len(text).to_bytes(8, "big") + text for text in texts)
-        return hashlib.blake2b(message, key=self._key, digest_size=32).digest()
-
-    def add(self, digest: bytes, account: str, version: str) -> None:
-        """Remember that a password is wrong as long as the account has this `password_version`."""
-        until = time.time() + MAX_SECONDS
-        self._kept[digest] = (account, version, until)
+    def add(self, account: Account, password: str) -> None:
+        """Remember a password that is certainly wrong, if the account shows when its password changes."""
+        if not account.password_version:
+            return
+        digest, until = self._digest(account, password), time.time() + MAX_SECONDS
+        self._kept[digest] = until
         if len(self._kept) > MAX_REFUSALS:
             self._kept.popitem(last=False)
+        # Whoever waits for a refresh token is told of an outage; this process remembers it.
         if self._store is not None:
-            # Whoever waits for a refresh token is told of an outage; this process remembers it.
-            with contextlib.suppress(StoreUnavailable):
-                self._store.add_refusal(digest, account, version, until)
+            with contextlib.suppress(BackendUnavailable):
+                self._store.add_refusal(digest, until)
 
-    def find(self, digest: bytes) -> tuple[str, str] | None:
-        """Return the account and the `password_version` for which a password is wrong; None if that is unknown."""
-        now = time.time()
-        kept = self._kept.get(digest)
-        found = [kept] if kept is not None and now < kept[2] else []
-        if not found and self._store is not None:
-            with contextlib.suppress(StoreUnavailable):
-                found = [each for each in self._store.find_refusal(digest) if now < each[2]]
-        return (found[0][0], found[0][1]) if found else None
+    def holds(self, account: Account, password: str) -> bool:
+        """Whether this password is known to be wrong for the account as it is now."""
+        digest = self._digest(account, password)
+        if time.time() < self._kept.get(digest, 0.0):
+            return True
+        with contextlib.suppress(BackendUnavailable):
+            return self._store is not None and self._store.has_refusal(digest)
+        return False
+
+    def _digest(self, account: Account, password: str) -> bytes:
+        # The lengths say where each text ends: no other four can give the same bytes.
+        texts = (self._backend, account.name, account.password_version, password)
+        parts = [text.encode("utf-8", "surrogatepass") for text in texts]
+        message = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+        return hashlib.blake2b(message, key=self._key, digest_size=32).digest()

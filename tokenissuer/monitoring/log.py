@@ -111,13 +111,15 @@ class LineHandler(logging.Handler):
         except Exception:
             # A record that a library has made wrongly must not fail what it reports.
             return
+        # No thread before the first request: a server that forks now could leave Python's lock with it.
+        if not self._has_thread and isinstance(record.msg, LogLine):
+            # Without another thread, requests write their lines themselves.
+            with contextlib.suppress(RuntimeError):
+                threading.Thread(target=self._write_batches, name="log", daemon=True).start()
+                self._has_thread = True
         if not self._has_thread:
-            if not isinstance(record.msg, LogLine):
-                # No thread before the first request: a server that forks now could leave Python's lock with it.
-                self._write(line)
-                return
-            self._has_thread = True
-            threading.Thread(target=self._write_batches, name="log", daemon=True).start()
+            self._write(line)
+            return
         self._queue.put(line)
         if record.levelno >= logging.ERROR or self._queue.qsize() > MAX_QUEUED:
             self.flush()

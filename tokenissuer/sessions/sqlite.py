@@ -21,6 +21,8 @@ from tokenissuer.sessions.store import Session, Store
 
 #: Seconds to wait while another process writes, and as many for the other threads: docker waits 15 for everything.
 _TIMEOUT: Final = 3
+#: Seconds that a login waits for the other threads to find out whether its password is known to be wrong.
+_REFUSAL_TIMEOUT: Final = 0.3
 _SCHEMA_VERSION: Final = 2
 
 _COLUMNS: Final = tuple(field.name for field in dataclasses.fields(Session))
@@ -47,8 +49,6 @@ _REFUSALS: Final = (
     """
 CREATE TABLE IF NOT EXISTS refusals (
     digest BLOB PRIMARY KEY,
-    account TEXT NOT NULL,
-    version TEXT NOT NULL,
     until REAL NOT NULL
 ) WITHOUT ROWID
 """,
@@ -122,24 +122,23 @@ class SqliteStore(Store):
             "DELETE FROM sessions WHERE created < ? OR used < ? OR ended < ?",
             (created_before, used_before, ended_before),
         )
+        self._execute("DELETE FROM refusals WHERE until < ?", (time.time(),))
 
-    def add_refusal(self, digest: bytes, account: str, version: str, until: float) -> None:
-        """Keep that a password is wrong; drop what has ended, and the oldest of too many."""
-        with self._using() as connection, connection:
+    def add_refusal(self, digest: bytes, until: float) -> None:
+        """Keep that a password is wrong; drop the oldest of too many."""
+        with self._using(_REFUSAL_TIMEOUT) as connection, connection:
             connection.execute("BEGIN IMMEDIATE")
-            connection.execute("INSERT OR REPLACE INTO refusals VALUES (?, ?, ?, ?)", (digest, account, version, until))
+            connection.execute("INSERT OR REPLACE INTO refusals VALUES (?, ?)", (digest, until))
             connection.execute(
-                "DELETE FROM refusals WHERE until < max(?, coalesce("
-                "(SELECT until FROM refusals ORDER BY until DESC LIMIT 1 OFFSET ?), 0))",
-                (time.time(), MAX_REFUSALS - 1),
+                "DELETE FROM refusals WHERE until < (SELECT until FROM refusals ORDER BY until DESC LIMIT 1 OFFSET ?)",
+                (MAX_REFUSALS - 1,),
             )
 
-    def find_refusal(self, digest: bytes) -> Sequence[tuple[str, str, float]]:
-        """Return what was kept under this digest: one, or none."""
-        with self._using() as connection:
-            return connection.execute(
-                "SELECT account, version, until FROM refusals WHERE digest = ?", (digest,)
-            ).fetchall()
+    def has_refusal(self, digest: bytes) -> bool:
+        """Whether a password is kept as wrong."""
+        with self._using(_REFUSAL_TIMEOUT) as connection:
+            wanted = (digest, time.time())
+            return bool(connection.execute("SELECT 1 FROM refusals WHERE digest = ? AND until > ?", wanted).fetchall())
 
     def check(self) -> None:
         """Prove that the file can be written now: a full disk can still be read."""
@@ -162,10 +161,11 @@ class SqliteStore(Store):
         return [Session(*row) for row in rows]
 
     @contextlib.contextmanager
-    def _using(self) -> Iterator[sqlite3.Connection]:
+    def _using(self, timeout: float | None = None) -> Iterator[sqlite3.Connection]:
+        timeout = _TIMEOUT if timeout is None else timeout
         # Not for ever: each thread would wait until all before it have timed out.
-        if not self._lock.acquire(timeout=_TIMEOUT):
-            raise StoreUnavailable(f"timed out after {_TIMEOUT} s waiting for the session store {self._path}")
+        if not self._lock.acquire(timeout=timeout):
+            raise StoreUnavailable(f"timed out after {timeout:g} s waiting for the session store {self._path}")
         try:
             yield self._open()
         except (OSError, sqlite3.Error) as error:

@@ -98,13 +98,13 @@ class Store(ABC):
     def sweep(self, created_before: float, used_before: float, ended_before: float) -> None:
         """Delete the sessions created, last used or ended before these times, each in seconds since 1970."""
 
-    def add_refusal(self, digest: bytes, account: str, version: str, until: float) -> None:
-        """Keep that a password is wrong, for all processes: see `RefusalStore`. By default none are kept."""
+    def add_refusal(self, digest: bytes, until: float) -> None:
+        """Keep for all processes that a password is wrong: see `RefusalStore`. By default nothing is kept."""
         return
 
-    def find_refusal(self, digest: bytes) -> Sequence[tuple[str, str, float]]:
-        """Return what `add_refusal` kept under this digest: one, or none."""
-        return ()
+    def has_refusal(self, digest: bytes) -> bool:
+        """Whether `add_refusal` has kept this digest, and its moment has not come."""
+        return False
 
     def check(self) -> None:
         """Prove that the store can be read now."""

@@ -160,7 +160,7 @@ def test_a_robot_with_a_stale_password_does_not_lock_its_account(
     """More processes than the lock allows tries, each more than once."""
     store = SqliteStore(SqliteOptions(tmp_path / "refresh.sqlite3"))
     processes = [
-        CachedBackend("ldap", new_backend(), CacheOptions(0, 1), refusals=Refusals(b"key", store))
+        CachedBackend("ldap", new_backend(), CacheOptions(0, 1), refusals=Refusals("ldap", b"key", store))
         for _ in range(LOCKOUT + 1)
     ]
     for _ in range(2):

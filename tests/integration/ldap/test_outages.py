@@ -171,7 +171,7 @@ def test_a_robot_with_a_stale_password_locks_nobody_however_many_processes_there
     )
     stores = [SqliteStore(SqliteOptions(tmp_path / "refresh.sqlite3")) for _ in range(6)]
     processes = [
-        CachedBackend("ldap", new_backend(slapd.plain), CacheOptions(0, 1), refusals=Refusals(b"key", store))
+        CachedBackend("ldap", new_backend(slapd.plain), CacheOptions(0, 1), refusals=Refusals("ldap", b"key", store))
         for store in stores
     ]
     for _ in range(2):
