@@ -308,7 +308,7 @@ class LdapBackend(Backend):
             found = conversation.search(entry.dn, EVERYTHING, self._attributes, below=False)
         except DirectoryFailure:
             return False
-        return len(found) == 1 and standing.has_counted(entry, found[0])
+        return len(found) == 1 and standing.has_counted(entry, found[0], datetime.now(UTC))
 
     def _bind_then_search(self, conversation: Conversation, username: str, password: str) -> LdapAccount:
         bound_as = self._options.bind_as.replace(USER, username)
@@ -360,7 +360,7 @@ class LdapBackend(Backend):
         done(f"standing: the entry shows nothing against it{f'; {unseen}' if unseen else ''}")
         account = self._account(conversation, entry, name)
         groups = ", ".join(sorted(account.groups)) or "none"
-        done(f"groups: {len(account.group_names)}: {groups}")
+        done(f"{len(account.group_names)} groups: {groups}")
         return account
 
     def _see_bases(self, conversation: Conversation) -> None:
@@ -376,11 +376,11 @@ class LdapBackend(Backend):
         try:
             found = any(conversation.search(base, f"(|{anything})", ["1.1"], limit=1) for base in self._bases)
         except Incomplete:
-            return "entries show it"
+            return "some entries show it"
         except DirectoryFailure as error:
             # Large directories refuse a search without an index, or take too long; no login asks this.
             return f"unknown: {error.reason}"
-        return "entries show it" if found else "no entry shows it, so these accounts get no refresh tokens"
+        return "some entries show it" if found else "no entry shows it, so these accounts get no refresh tokens"
 
     def _lockout(self, conversation: Conversation) -> str:
         limits: set[int] = set()

@@ -33,6 +33,8 @@ ATTRIBUTES: Final = (
 #: What a directory counts wrong passwords in: OpenLDAP's policy, 389 Directory Server, FreeIPA.
 COUNTERS: Final = ("pwdFailureTime", "passwordRetryCount", "krbLoginFailedCount")
 
+#: Seconds after which a change of the password is told from the next one, with some for clocks that differ.
+_SETTLED: Final = 5
 #: Locked permanently by an administrator: draft-behera-ldap-password-policy, 5.3.3.
 _LOCKED_PERMANENTLY: Final = "000001010000Z"
 _AD_DISABLED: Final = 0x2
@@ -97,14 +99,20 @@ def passing_objection(entry: Entry, now: datetime) -> str:
     return ""
 
 
-def has_counted(before: Entry, after: Entry) -> bool:
+def has_counted(before: Entry, after: Entry, now: datetime) -> bool:
     """Whether the directory shows that it has counted a wrong password, and has not locked the account.
+
+    Not soon after a change of the password: directories count whole seconds, and another one within the same second
+    would look like none.
 
     Args:
         before, after: the entry before and after a refused bind, with `ATTRIBUTES` and `COUNTERS`.
+        now: with time zone.
     """
+    settled = now - timedelta(seconds=_SETTLED)
+    is_recent = any(_first(after, name) and not _is_past(after, name, settled) for name in PASSWORD_CHANGED)
     counted = (after.texts(name) not in ((), before.texts(name)) for name in COUNTERS)
-    return any(counted) and not passing_objection(after, datetime.now(UTC))
+    return any(counted) and not is_recent and not passing_objection(after, now)
 
 
 def unseen(entry: Entry) -> str:

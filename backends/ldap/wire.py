@@ -551,7 +551,10 @@ def _describe(error: BaseException) -> str:
         # lacks the attributes of the second.
         return _MEANINGS[type(error).__name__]
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the certificate is not trusted: {error.verify_message}"
+        remedy = (
+            "; 'server_name' is for servers that are named by address" if "mismatch" in error.verify_message else ""
+        )
+        return f"the certificate is not trusted: {error.verify_message.rstrip('.')}{remedy}"
     if isinstance(error, ssl.SSLError):
         return f"TLS failed: {error.reason or error.strerror or 'the other end does not speak it'}"
     if isinstance(error, TimeoutError):

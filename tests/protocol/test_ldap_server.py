@@ -493,8 +493,8 @@ def test_what_need_not_change_with_the_password_is_no_stamp(
     ("shown", "code", "fact"),
     [
         (0, 0, "no entry shows it, so these accounts get no refresh tokens"),
-        (1, 0, "entries show it"),
-        (1, 4, "entries show it"),
+        (1, 0, "some entries show it"),
+        (1, 4, "some entries show it"),
     ],
     ids=["none", "one", "more than one"],
 )
@@ -800,12 +800,19 @@ def test_check_looks_at_the_base_of_groups_too(new_directory: NewDirectory, new_
         backend.check()
 
 
-@pytest.mark.parametrize("counts", [True, False], ids=["counted", "not counted"])
+@pytest.mark.parametrize(
+    ("counts", "age", "tries"),
+    [(True, 60, 1), (False, 60, 3), (True, 1, 3)],
+    ids=["counted", "not counted", "just changed"],
+)
 def test_a_password_is_known_to_be_wrong_only_if_the_directory_has_counted_it(
-    new_directory: NewDirectory, new_backend: NewBackend, counts: bool
+    new_directory: NewDirectory, new_backend: NewBackend, counts: bool, age: int, tries: int
 ) -> None:
-    """A lock that nobody shows refuses the right password with the same code, and counts nothing."""
-    entry: dict[str, Iterable[str | bytes]] = {"uid": ["alice"], "pwdChangedTime": ["20260101000000Z"]}
+    """A lock that nobody shows refuses the right password with the same code, and counts nothing. A change of the
+    password within the second of another one does not show either.
+    """
+    changed = time.strftime("%Y%m%d%H%M%SZ", time.gmtime(time.time() - age))
+    entry: dict[str, Iterable[str | bytes]] = {"uid": ["alice"], "pwdChangedTime": [changed]}
     directory = new_directory(entries={ALICE: entry})
 
     def refuse(message: Message) -> bytes:
@@ -819,9 +826,85 @@ def test_a_password_is_known_to_be_wrong_only_if_the_directory_has_counted_it(
     for _ in range(3):
         with pytest.raises(InvalidCredentials):
             backend.authenticate("alice", "wrong")
-    assert directory.binds.count(ALICE) == (1 if counts else 3)
+    assert directory.binds.count(ALICE) == tries
     # Neither the number of questions nor their kind tells an unknown name, or a password that was wrong before.
     assert len(directory.binds) == 3
+
+
+def test_a_known_address_costs_as_many_questions_as_an_unknown_one(
+    new_directory: NewDirectory, new_backend: NewBackend
+) -> None:
+    """Account name, UPN and mail are asked for, whichever of them is found."""
+    asked = set()
+    for known in (b"userPrincipalName", b"mail", b"sAMAccountName", b"none of them"):
+
+        def search(message: Message, known: bytes = known) -> Iterable[bytes]:
+            found = [message.entry(ALICE, sAMAccountName=["alice"])] if known in message.filter else []
+            return [*found, message.result(0)]
+
+        directory = new_directory(special={SEARCH: search})
+        backend = new_backend(directory, directory="ad", groups=None)
+        with pytest.raises(InvalidCredentials):
+            backend.authenticate("alice@example.com", "wrong")
+        asked.add((len(directory.searches), len(directory.binds)))
+    assert len(asked) == 1
+
+
+Attributes = dict[str, Iterable[str | bytes]]
+TOKEN: Attributes = {"sAMAccountName": ["alice"], "tokenGroups": [b"\x01", b"\x02"]}
+AD_GROUPS: dict[str, Any] = {"directory": "ad", "groups": GroupOptions("ou=groups,dc=test")}
+
+
+def domain(groups: dict[bytes, Attributes]) -> Callable[[Message], Iterable[bytes]]:
+    """What a domain controller answers: alice is in two groups, and here is what it shows of groups."""
+
+    def search(message: Message) -> Iterable[bytes]:
+        if message.name == "ou=groups,dc=test":
+            for sid, attributes in groups.items():
+                if tlv(0x04, b"objectSid") + tlv(0x04, sid) in message.filter:
+                    yield message.entry_of(f"cn={sid.hex()},ou=groups,dc=test", attributes)
+        else:
+            yield message.entry_of(ALICE, TOKEN)
+        yield message.result(0)
+
+    return search
+
+
+def test_groups_are_those_that_the_domain_names(new_directory: NewDirectory, new_backend: NewBackend) -> None:
+    """Below the base; each is asked for once in five minutes."""
+    shown: dict[bytes, Attributes] = {b"\x01": {"sAMAccountName": ["Developers"], "objectSid": [b"\x01"]}}
+    directory = new_directory(special={SEARCH: domain(shown)})
+    backend = new_backend(directory, **AD_GROUPS)
+    for _ in range(3):
+        assert backend.authenticate("alice", "right").groups == {"developers"}
+    assert [message.name for message in directory.searches].count("ou=groups,dc=test") == 1
+
+
+def test_what_one_user_sees_of_groups_is_not_anothers(new_directory: NewDirectory, new_backend: NewBackend) -> None:
+    """With bind_as everybody searches as themselves."""
+    shown: dict[bytes, Attributes] = {}
+    directory = new_directory(special={SEARCH: domain(shown)})
+    direct = {"bind_as": "uid={user},dc=test", "bind_dn": "", "bind_password": None}
+    backend = new_backend(directory, **AD_GROUPS, **direct)
+    assert backend.authenticate("alice", "right").groups == set()
+    shown[b"\x02"] = {"sAMAccountName": ["denied"], "objectSid": [b"\x02"]}
+    assert backend.authenticate("alice", "right").groups == {"denied"}
+
+
+@pytest.mark.parametrize("missing", ["objectSid", "tokenGroups"])
+def test_groups_that_cannot_be_read_are_an_outage(
+    new_directory: NewDirectory, new_backend: NewBackend, missing: str
+) -> None:
+    """Without them a denial would not apply."""
+    answer = domain({b"\x01": {"sAMAccountName": ["denied"]}})
+
+    def search(message: Message) -> Iterable[bytes]:
+        if missing == "tokenGroups" and "tokenGroups" in message.attributes:
+            return [message.entry(ALICE, cn=["alice"]), message.result(0)]
+        return answer(message)
+
+    with pytest.raises(BackendUnavailable, match=missing):
+        new_backend(new_directory(special={SEARCH: search}), **AD_GROUPS).authenticate("alice", "right")
 
 
 @pytest.mark.parametrize(
@@ -846,8 +929,7 @@ def test_a_probe_leaks_no_connection_of_a_direct_bind(new_directory: NewDirector
     first, second = new_directory(), new_directory()
     backend = new_backend(first, second, bind_as="uid={user},dc=test", bind_dn="", bind_password=None)
     backend.check()
-    assert first.connections == 1
-    assert wait_until(lambda: not first.open)
+    assert wait_until(lambda: first.connections == 1 and not first.open)
 
 
 def test_no_probe_outlives_the_backend(

@@ -80,8 +80,8 @@ class DirectoryServer:
         self._run("dscreate", "from-file", str(self.folder / "instance.inf"))
 
     def remove(self) -> None:
-        """End it, and leave nothing of it behind."""
-        if (self.folder / "instance.inf").exists():
+        """End it, and remove its files."""
+        if Path(f"/etc/dirsrv/slapd-{self.name}").exists():
             self._run("dsctl", self.name, "remove", "--do-it")
 
     def change(self, program: str, ldif: str) -> None:

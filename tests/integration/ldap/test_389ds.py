@@ -113,12 +113,13 @@ def test_a_password_that_expires_soon_is_right(
         backend.authenticate("alice", "wrong")
 
 
-@pytest.mark.parametrize("name", ["inactive", "expired"])
-def test_an_account_that_cannot_be_used_is_refused(backend: LdapBackend, name: str) -> None:
+@pytest.mark.parametrize(("name", "reason"), [("inactive", "is disabled"), ("expired", "password has expired")])
+def test_an_account_that_cannot_be_used_is_refused(backend: LdapBackend, name: str, reason: str) -> None:
     """Whatever the password."""
-    for password in (f"pw-{name}", "wrong"):
-        with pytest.raises(InvalidCredentials):
-            backend.authenticate(name, password)
+    with pytest.raises(InvalidCredentials, match=reason):
+        backend.authenticate(name, f"pw-{name}")
+    with pytest.raises(InvalidCredentials):
+        backend.authenticate(name, "wrong")
 
 
 def test_a_locked_account_is_refused(backend: LdapBackend) -> None:

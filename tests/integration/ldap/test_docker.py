@@ -200,7 +200,7 @@ def test_check_shows_servers_and_an_account_without_a_password(issuer: Issuer, d
         f"{directory.tls}: read the base ou=people,dc=example,dc=test: good",
         "find the entry: uid=alice,ou=people,dc=example,dc=test",
         "account name: alice (from 'uid')",
-        "groups: 3: developers, posix, unique",
+        "3 groups: developers, posix, unique",
     ):
         assert wanted in shown, shown
     assert "no such account" in tokenissuer("check", "--config", str(issuer.config), "--account", "nobody").failed()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.integration.ldap.conftest import PEOPLE
-from tokenissuer.accounts.cache import CachedBackend, CacheOptions
+from tokenissuer.accounts.cache import CachedBackend
 from tokenissuer.accounts.chain import Chain
 from tokenissuer.accounts.refusals import Refusals
 from tokenissuer.errors import BackendUnavailable, InvalidCredentials
@@ -164,23 +164,24 @@ def test_a_stale_password_costs_the_directory_one_bind_and_locks_nobody(
 def test_a_robot_with_a_stale_password_locks_nobody_however_many_processes_there_are(
     new_slapd: NewSlapd, new_backend: NewBackend, tmp_path: Path
 ) -> None:
-    """Six of them, each of which asks again after a second; five wrong passwords would lock the account."""
+    """Six of them, each of which is asked twice; five wrong passwords would lock the account."""
     slapd = new_slapd()
     slapd.change(
         "ldapmodify", f"dn: uid=victim,{PEOPLE}\nchangetype: modify\nreplace: userPassword\nuserPassword: right\n"
     )
+    # Nothing is remembered soon after a change.
+    time.sleep(6)
     stores = [SqliteStore(SqliteOptions(tmp_path / "refresh.sqlite3")) for _ in range(6)]
-    processes = [
-        CachedBackend("ldap", new_backend(slapd.plain), CacheOptions(0, 1), refusals=Refusals("ldap", b"key", store))
-        for store in stores
-    ]
-    for _ in range(2):
-        for process in processes:
-            with pytest.raises(InvalidCredentials):
-                process.authenticate("victim", "pw-victim")
-        time.sleep(1.1)
+    processes = []
+    for store in stores:
+        process = new_backend(slapd.plain)
+        process.refusals = Refusals("ldap", b"key", store)
+        processes.append(process)
+    for process in processes * 2:
+        with pytest.raises(InvalidCredentials):
+            process.authenticate("victim", "pw-victim")
     assert slapd.failures("victim") == 1
-    (said,) = [step.fact for step in processes[0].backend.diagnose() if "lock after" in step.fact]
+    (said,) = [step.fact for step in processes[0].diagnose() if "lock after" in step.fact]
     assert "after 5, as far" in said
     assert "run at most 4" in said
     assert [process.authenticate("victim", "right").name for process in processes] == ["victim"] * 6
@@ -194,19 +195,33 @@ def test_a_robot_with_a_stale_password_locks_nobody_however_many_processes_there
         store.close()
 
 
-def test_a_right_password_that_a_lock_has_refused_is_tried_again(new_slapd: NewSlapd, new_backend: NewBackend) -> None:
-    """The account's password has not changed since, and yet it is right."""
+@pytest.mark.parametrize("is_shown", [True, False], ids=["shown", "hidden"])
+def test_a_right_password_that_a_lock_has_refused_is_tried_again(
+    new_slapd: NewSlapd, new_backend: NewBackend, is_shown: bool
+) -> None:
+    """Also where nothing shows the lock, and the server refuses as if the password were wrong."""
     slapd = new_slapd()
+    if not is_shown:
+        slapd.stop()
+        path = slapd.folder / "slapd.conf"
+        text = path.read_text().replace("ppolicy_use_lockout\n", "")
+        path.write_text(
+            text.replace(
+                "access to attrs=userPassword",
+                "access to attrs=pwdAccountLockedTime by * none\naccess to attrs=userPassword",
+            )
+        )
+        slapd.start()
     dn = f"dn: uid=victim,{PEOPLE}\nchangetype: modify\n"
     slapd.change("ldapmodify", f"{dn}replace: userPassword\nuserPassword: right\n")
-    backend = CachedBackend("ldap", new_backend(slapd.plain), CacheOptions(0, 1))
+    backend = new_backend(slapd.plain)
+    backend.refusals = Refusals("ldap", b"key")
     for number in range(5):
         with pytest.raises(InvalidCredentials):
             backend.authenticate("victim", f"wrong {number}")
-    with pytest.raises(InvalidCredentials, match="locked"):
+    with pytest.raises(InvalidCredentials, match="locked" if is_shown else "bind result 49$"):
         backend.authenticate("victim", "right")
     slapd.change("ldapmodify", f"{dn}delete: pwdAccountLockedTime\n")
-    time.sleep(1.1)
     assert backend.authenticate("victim", "right").name == "victim"
 
 
