@@ -114,6 +114,15 @@ class NotFound(RequestError):
     description = "page not found; tokens are issued at /token"
 
 
+class LoopDetected(RequestError):
+    """The request comes from a backend of this very server: the address of its account source leads back here."""
+
+    status = 508
+    oauth_error = "server_error"
+    docker_code = "UNSUPPORTED"
+    description = "the account source of this token server leads back to the token server itself"
+
+
 class MethodNotAllowed(RequestError):
     """The page exists, but not for this method.
 

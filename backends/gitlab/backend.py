@@ -146,8 +146,10 @@ class GitLabBackend(Backend):
         return self._ask(lambda deadline: self._grants(account, access, deadline))
 
     def check(self) -> None:
-        """Prove that GitLab answers."""
+        """Prove that GitLab answers, and not tokenissuer in its place."""
         self._greeting()
+        if self._options.grants and self._options.mode == "api":
+            self._endpoint()
 
     def diagnose(self, account: str = "", repository: str = "") -> Findings:
         """Report on GitLab itself, or on the project of a repository."""
@@ -170,6 +172,8 @@ class GitLabBackend(Backend):
         else:
             yield from self._token_findings()
             yield from self._lookup_findings()
+            if self._options.grants:
+                yield from self._endpoint_findings()
 
     def _authenticate(self, username: str, password: str, deadline: Deadline) -> Account:
         if self._options.mode == "jwt":
@@ -248,6 +252,31 @@ class GitLabBackend(Backend):
             what = "a GitLab" if self._options.mode == "api" else "a GitLab with its own registry switched on"
             raise BackendUnavailable(f"{absence}; is this the address of {what}?") from None
         return answer.date
+
+    def _endpoint(self) -> bool:
+        """Whether GitLab has a token endpoint of its own, which it has while its own registry is switched on."""
+        try:
+            self._client.get(ROUTE, ANONYMOUS, self._deadline(), [("service", SERVICE)])
+        except Refused:
+            return True
+        except Absent:
+            return False
+        return True
+
+    def _endpoint_findings(self) -> Findings:
+        try:
+            has_endpoint = self._endpoint()
+        except BackendUnavailable as error:
+            yield self._finding(Severity.ERROR, f"its token endpoint does not answer: {error.reason}")
+            return
+        if has_endpoint:
+            yield self._finding(Severity.INFO, f"it answers at {ROUTE} itself")
+        else:
+            yield self._finding(
+                Severity.WARNING,
+                f"it does not answer at {ROUTE}, so tokens with only registry scopes get nothing",
+                "switch GitLab's own registry on, or have users add the scope read_api to their tokens",
+            )
 
     def _clock_findings(self, date: str) -> Findings:
         try:

@@ -41,6 +41,8 @@ MAX_RETRY_AFTER: Final = 3600
 #: Callers that have reached their rate limit; the oldest is dropped first.
 _MAX_PAUSES: Final = 1000
 
+# What tokenissuer answers to itself.
+_LOOP: Final = 508
 _RENAMED: Final = re.compile(r"/api/v4/projects/[0-9]+(?:[/?]|$)")
 
 
@@ -243,6 +245,8 @@ class Client:
                 "Accept": "application/json",
                 "Accept-Encoding": "identity",
                 "User-Agent": "tokenissuer",
+                # Where the address leads back to tokenissuer, it answers this at once with 508.
+                "X-Tokenissuer": "1",
             },
             # Never: a redirect would send the credential to another place.
             redirect=False,
@@ -281,6 +285,11 @@ class Client:
         )
 
     def _outage(self, answer: Answer, credential: Credential) -> BackendUnavailable:
+        if answer.status == _LOOP:
+            return BackendUnavailable(
+                f"{answer.place}: tokenissuer itself has answered; set the backend's url to an address at which GitLab "
+                "answers (its Workhorse)"
+            )
         after = _retry_after(answer.headers)
         if answer.status == 429 or "retry-after" in answer.headers:
             self._pauses.add(credential, after)

@@ -40,7 +40,7 @@ def configure(issuer: Issuer, gitlab: StubGitLab, more: str = "") -> None:
     example = EXAMPLE.read_text()
     example = example[example.index("[[backends]]") :]
     example = example.replace(
-        'url = "https://gitlab.example.com"\n', f'url = "{gitlab.url}"\nplain_http = true\n{more}', 1
+        'url = "http://127.0.0.1:8181"\nplain_http = true\n', f'url = "{gitlab.url}"\nplain_http = true\n{more}', 1
     )
     with issuer.config.open("a") as config:
         config.write(example)

@@ -6,25 +6,38 @@ import json
 import re
 import socket
 import ssl
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from http.client import HTTPSConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from tests.support.gitlab import self_signed, serving, signing_key
+from tests.support.gitlab import StubGitLab, self_signed, serving, signing_key
 from tests.support.http import basic
 from tokenissuer.config import load_config
 from tokenissuer.options import Secret
 from tokenissuer_backends.gitlab import GitLabBackend, GitLabOptions
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import Host, Sites
+    from tests.integration.conftest import Host, Issuer, Sites
 
 pytestmark = pytest.mark.integration
 
 CONF = Path(__file__).parents[2] / "conf"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The whole example: GitLab, tokenissuer, and nginx's port for https."""
+
+    gitlab: StubGitLab
+    issuer: Issuer
+    https: int
 
 
 def test_the_example_configuration_is_read_as_it_is() -> None:
@@ -32,7 +45,7 @@ def test_the_example_configuration_is_read_as_it_is() -> None:
     config = load_config(CONF / "gitlab.toml")
     (backend,) = config.backends
     assert backend.cls is GitLabBackend
-    assert backend.options == GitLabOptions(url="https://gitlab.example.com", grants=True)
+    assert backend.options == GitLabOptions(url="http://127.0.0.1:8181", plain_http=True, grants=True)
     backend.build().close()
 
 
@@ -44,8 +57,8 @@ def test_every_commented_out_default_is_the_default(tmp_path: Path) -> None:
     said = dict(re.findall(r"^#([a-z_]+) = (.+)$", table, re.MULTILINE))
     options = options_with(tmp_path, said)
     assert isinstance(options.token, Secret)
-    assert said.keys() == {"groups", "token_file", "ca_file", "timeout", "connections", "remember", "plain_http"}
-    for name in ("groups", "timeout", "connections", "remember", "plain_http"):
+    assert said.keys() == {"groups", "token_file", "ca_file", "timeout", "connections", "remember"}
+    for name in ("groups", "timeout", "connections", "remember"):
         assert getattr(options, name) == GitLabOptions.__dataclass_fields__[name].default
 
 
@@ -61,8 +74,6 @@ def test_the_other_way_is_read_when_its_comments_are_taken_off(tmp_path: Path) -
 def options_with(folder: Path, said: dict[str, str]) -> GitLabOptions:
     """The example with these keys of the backend set."""
     text = (CONF / "gitlab.toml").read_text()
-    if "url" in said:
-        text = text.replace('url = "https://gitlab.example.com"', "", 1)
     lines = "".join(f"{name} = {value}\n" for name, value in said.items())
     path = folder / "tokenissuer.toml"
     path.write_text(text.replace("grants = true\n", f"grants = true\n{lines}", 1))
@@ -71,33 +82,61 @@ def options_with(folder: Path, said: dict[str, str]) -> GitLabOptions:
     return backend.options
 
 
-def test_nginx_registry_and_issuer_of_the_example_work_together(own_sites: Sites, host: Host, tmp_path: Path) -> None:
-    """A client is sent from the registry's name to GitLab's, and gets its token there."""
+@pytest.fixture
+def beside(own_sites: Sites, host: Host, tmp_path: Path) -> Iterator[Beside]:
+    """GitLab, the registry, nginx and tokenissuer, each with the file that is shipped."""
     nginx = host.program("nginx", "install Debian's nginx")
     with serving() as gitlab:
-        token = gitlab.token(gitlab.user("alice"), "api")
-        gitlab.project("team/app", direct={gitlab.users[0].id: 30})
         issuer = own_sites.new_issuer("beside-gitlab")
-        settings = (CONF / "gitlab.toml").read_text()
-        settings = settings.replace('url = "https://gitlab.example.com"', f'url = "{gitlab.url}"\nplain_http = true', 1)
-        issuer.config.write_text(settings)
-        issuer.start()
         registry = start_registry(host, issuer.folder / "auth.crt", tmp_path)
-        https = start_nginx(host, nginx, tmp_path, {"5000": registry, "5001": issuer.port, "gitlab": gitlab.port})
+        inside = host.free_port()
+        ports = {"5000": registry, "5001": issuer.port, "8181": inside, "gitlab": gitlab.port}
+        https = start_nginx(host, nginx, tmp_path, ports)
+        issuer.config.write_text((CONF / "gitlab.toml").read_text().replace("127.0.0.1:8181", f"127.0.0.1:{inside}"))
+        yield Beside(gitlab, issuer, https)
 
-        challenge = ask(https, "registry.example.com", "/v2/")
-        assert challenge[0] == 401
-        assert 'Bearer realm="https://gitlab.example.com/jwt/auth"' in challenge[1]["www-authenticate"]
-        login = {"Authorization": basic("alice", token)}
-        scope = "/jwt/auth?service=container_registry&scope=repository:team/app:pull,push"
-        status, _, body = ask(https, "gitlab.example.com", scope, login)
-        assert status == 200, body
-        bearer = {"Authorization": f"Bearer {body['token']}"}
-        assert ask(https, "registry.example.com", "/v2/team/app/tags/list", bearer)[0] == 404
-        assert ask(https, "registry.example.com", "/v2/other/app/tags/list", bearer)[0] == 401
-        # Everything else is still GitLab's.
-        assert ask(https, "gitlab.example.com", "/api/v4/user", {"PRIVATE-TOKEN": token})[2]["username"] == "alice"
-        assert ask(https, "registry.example.com", "/")[0] == 404
+
+@pytest.mark.parametrize("scopes", [("api",), ("read_registry", "write_registry")], ids=["api", "registry scopes"])
+def test_nginx_registry_and_issuer_of_the_example_work_together(beside: Beside, scopes: tuple[str, ...]) -> None:
+    """A client is sent from the registry's name to GitLab's, and gets its token there, with each kind of token."""
+    gitlab, https = beside.gitlab, beside.https
+    token = gitlab.token(gitlab.user("alice"), *scopes)
+    gitlab.project("team/app", direct={gitlab.users[0].id: 30})
+    beside.issuer.start()
+    challenge = ask(https, "registry.example.com", "/v2/")
+    assert challenge[0] == 401
+    assert 'Bearer realm="https://gitlab.example.com/jwt/auth"' in challenge[1]["www-authenticate"]
+    login = {"Authorization": basic("alice", token)}
+    scope = "/jwt/auth?service=container_registry&scope=repository:team/app:pull,push"
+    status, _, body = ask(https, "gitlab.example.com", scope, login)
+    assert status == 200, body
+    (access,) = jwt.decode(body["token"], options={"verify_signature": False})["access"]
+    assert sorted(access["actions"]) == ["pull", "push"]
+    bearer = {"Authorization": f"Bearer {body['token']}"}
+    assert ask(https, "registry.example.com", "/v2/team/app/tags/list", bearer)[0] == 404
+    assert ask(https, "registry.example.com", "/v2/other/app/tags/list", bearer)[0] == 401
+    # Everything else is still GitLab's.
+    assert ask(https, "gitlab.example.com", "/-/health", {})[0] == ask(https, "gitlab.example.com", "/no-such-page")[0]
+    assert ask(https, "registry.example.com", "/")[0] == 404
+
+
+def test_an_address_that_leads_back_is_named_at_once(beside: Beside, host: Host, tmp_path: Path) -> None:
+    """The public one: there /jwt/auth is tokenissuer's. At the start, by `check`, and in the log of a request."""
+    gitlab, issuer = beside.gitlab, beside.issuer
+    token = gitlab.token(gitlab.user("alice"), "read_registry", "write_registry")
+    text = re.sub("^url = .*$", f'url = "https://127.0.0.1:{beside.https}"', issuer.config.read_text(), flags=re.M)
+    text = text.replace("plain_http = true\n", f'ca_file = "{tmp_path / "gitlab.example.com.crt"}"\n')
+    issuer.config.write_text(text)
+    issuer.start()
+    assert issuer.server is not None
+    assert host.wait_until(lambda: "'gitlab' is down" in issuer.server.output() if issuer.server else False)
+    started = time.monotonic()
+    answer = issuer.ask("repository:team/app:pull", user="alice", password=token)
+    assert answer.status == 503
+    assert time.monotonic() - started < 3
+    assert "tokenissuer itself has answered; set the backend's url" in issuer.server.output()
+    checked = host.run(host.tokenissuer(), "check", "--config", str(issuer.config))
+    assert "tokenissuer itself has answered" in checked.failed()
 
 
 def start_registry(host: Host, certificate: Path, folder: Path) -> int:
@@ -136,6 +175,7 @@ def start_nginx(host: Host, program: str, folder: Path, ports: dict[str, int]) -
         ("unix:/home/git/gitlab/tmp/sockets/gitlab-workhorse.socket", f"127.0.0.1:{ports['gitlab']}"),
         ("127.0.0.1:5000;", f"127.0.0.1:{ports['5000']};"),
         ("127.0.0.1:5001;", f"127.0.0.1:{ports['5001']};"),
+        ("127.0.0.1:8181;", f"127.0.0.1:{ports['8181']};"),
     ):
         assert old in text, old
         text = text.replace(old, new)

@@ -95,11 +95,15 @@ class Health:
     def __init__(self, checks: Mapping[str, Callable[[], None]]) -> None:
         self._parts: Final = {name: _Part(name, check) for name, check in checks.items()}
 
+    def probe(self) -> None:
+        """Start the probes that are due; the log tells what is down."""
+        for part in self._parts.values():
+            part.probe()
+
     def troubles(self) -> dict[str, str]:
         """Return for each part why it is down; empty if it is up. Takes at most `WAIT` seconds."""
         end = time.monotonic() + WAIT
-        for part in self._parts.values():
-            part.probe()
+        self.probe()
         return {name: part.trouble(end - time.monotonic()) for name, part in self._parts.items()}
 
     def prove(self) -> None:

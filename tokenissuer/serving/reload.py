@@ -75,6 +75,7 @@ class ReloadingApplication:
                 # The process may have waited for hours, and an account may be gone since.
                 self._replace()
             threading.Thread(target=self._watch, name="reload", daemon=True).start()
+            self._running.health.probe()
             self._watcher = pid
 
     def reload(self) -> None:
@@ -130,6 +131,7 @@ class ReloadingApplication:
             return
         RELOADS.labels("good").inc()
         self._replaced.append((time.monotonic() + CLOSE_AFTER, before))
+        self._running.health.probe()
         _log.info("reloaded %s and the files that it names", self._path, extra={"security": "reload"})
         if self._running.key_id != before.key_id:
             _log.warning(

@@ -13,7 +13,7 @@ from urllib.parse import urljoin
 
 from webob import Response
 
-from tokenissuer.errors import InternalError, MethodNotAllowed, NotFound, RequestError
+from tokenissuer.errors import InternalError, LoopDetected, MethodNotAllowed, NotFound, RequestError
 from tokenissuer.service import TokenService
 from tokenissuer.web.protocol import error_response, json_response, read_revocation, read_token_request, token_response
 from tokenissuer.web.proxies import NO_PROXIES, TrustedProxies
@@ -26,6 +26,9 @@ TOKEN_PATHS: Final = ("/token", "/jwt/auth", "/auth", "/auth/token")
 REVOCATION_PATH: Final = "/revoke"
 JWKS_PATH: Final = "/.well-known/jwks.json"
 METADATA_PATH: Final = "/.well-known/oauth-authorization-server"
+
+#: The header `X-Tokenissuer`: a backend sends it where an account source may have a token endpoint of the same path.
+LOOP_VARIABLE: Final = "HTTP_X_TOKENISSUER"
 
 _requests: Final = logging.getLogger("tokenissuer.requests")
 _log: Final = logging.getLogger("tokenissuer")
@@ -119,6 +122,8 @@ class Application:
         raise NotFound
 
     def _token(self, environ: WSGIEnvironment, exchange: Exchange) -> Response:
+        if LOOP_VARIABLE in environ:
+            raise LoopDetected
         exchange.request = read_token_request(environ, self._proxies)
         exchange.result = response = self._service.respond(exchange.request)
         return token_response(response)
