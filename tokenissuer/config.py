@@ -215,7 +215,10 @@ class Config:
             )
             # The same in all processes. With another signing key, backends are made again.
             secret = key.derive("tokenissuer refusals")
-            backends = [parts.backend(backend, self.cache, waiting, secret, refresh) for backend in self.backends]
+            backends = [
+                parts.backend(backend, self.cache, waiting, secret, refresh, self.groups_matter(backend.name))
+                for backend in self.backends
+            ]
             throttle = parts.get((self.throttle, key.thumbprint), lambda: self._throttle(key))
             chain, policy = Chain(backends), Policy(self.rules)
             service = TokenService(issuer, chain, policy, self.issuer.services, refresh, throttle)
@@ -225,6 +228,10 @@ class Config:
             application = Application(service, self.server.proxies(), self.issuer.realm, health.prove, observe_request)
             undo.pop_all()
         return Running(application, health, key.thumbprint, tuple(parts.made))
+
+    def groups_matter(self, backend: str) -> bool:
+        """Whether any access rule may need the groups of this backend's accounts."""
+        return any(rule.groups and (not rule.backends or backend in rule.backends) for rule in self.rules)
 
     def _throttle(self, key: SigningKey) -> Throttle | None:
         if not self.throttle.account and not self.throttle.address:
@@ -351,16 +358,22 @@ class _Parts:
         self.made: Final[list[Part]] = []
 
     def backend(
-        self, config: BackendConfig, cache: CacheOptions, threads: Threads, secret: bytes, refresh: RefreshTokens | None
+        self,
+        config: BackendConfig,
+        cache: CacheOptions,
+        threads: Threads,
+        secret: bytes,
+        refresh: RefreshTokens | None,
+        groups_matter: bool,
     ) -> CachedBackend:
         def make() -> CachedBackend:
+            built = config.build()
+            built.groups_matter = groups_matter
             refusals = Refusals(config.name, secret, refresh.store if refresh else None)
-            return CachedBackend(
-                config.name, config.build(), cache, threads, observe=observe_backend, refusals=refusals
-            )
+            return CachedBackend(config.name, built, cache, threads, observe=observe_backend, refusals=refusals)
 
         return self.get(
-            (config, cache, threads, secret, refresh, file_stamps(files_in(config.options))),
+            (config, cache, threads, secret, refresh, groups_matter, file_stamps(files_in(config.options))),
             make,
             lambda cached: cached.backend.close(),
         )

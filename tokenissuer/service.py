@@ -30,6 +30,8 @@ from tokenissuer.signing.issuer import AccessToken, Issuer
 #: Seconds for all questions about grants in one request, after which no further one is asked: docker waits 15 for
 #: everything, and there may be 40 repositories.
 MAX_GRANTS_SECONDS: Final = 3.0
+#: Repositories about which the backends are asked in one request of a caller who has not logged in.
+MAX_STRANGERS_REPOSITORIES: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,12 +208,15 @@ class TokenService:
     def _authorize(
         self, caller: Caller, login: Login | None, requested: Sequence[Access]
     ) -> tuple[tuple[Access, ...], str]:
-        granted, reasons, spent = [], [], 0.0
+        granted, reasons, spent, asked = [], [], 0.0, 0
         for access in requested:
             decision = self.policy.decide(caller, access)
             more: frozenset[str] = frozenset()
-            # No backend is asked about what the rules have decided: it may be down, or slow.
-            if access.is_repository and not access.actions <= decision.allowed | decision.denied:
+            # No backend is asked about what the rules have decided: it may be down, or slow. Nor about long lists for
+            # callers who have not logged in: a stranger could have all of an account source's time.
+            is_open = access.is_repository and not access.actions <= decision.allowed | decision.denied
+            if is_open and (login is not None or asked < MAX_STRANGERS_REPOSITORIES):
+                asked += 1
                 if spent > MAX_GRANTS_SECONDS:
                     raise BackendUnavailable("the account source is too slow for all that is requested")
                 started = time.monotonic()

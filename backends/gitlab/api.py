@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from tokenissuer import Access, BackendUnavailable, Cache, Deadline, InvalidCredentials, UnknownAccount
 from tokenissuer_backends.gitlab.account import GitLabAccount, JobAccount, TokenAccount
-from tokenissuer_backends.gitlab.client import Absent, Client, GitLabAnswer, Refused
-from tokenissuer_backends.gitlab.credential import ANONYMOUS, Credential, job_token, personal_access_token
+from tokenissuer_backends.gitlab.client import Absent, Client, GitLabAnswer, Refused, TooManyPages
+from tokenissuer_backends.gitlab.credential import Credential, job_token, personal_access_token
 from tokenissuer_backends.gitlab.project import Project, access_level, candidates, project_route, read_project
-from tokenissuer_backends.gitlab.replay import Replay
+from tokenissuer_backends.gitlab.replay import Replay, SwitchedOff
 from tokenissuer_backends.gitlab.role import (
     EVERYTHING,
     GUEST,
@@ -50,6 +50,8 @@ NO_LOOKUP: Final = (
 _NAMING: Final = frozenset({"api", "read_api", "read_user"})
 #: Scopes of a token that can ask for projects and groups.
 _READING: Final = frozenset({"api", "read_api"})
+#: The scope of tokens that have permissions of their own.
+GRANULAR: Final = "granular"
 
 # GitLab's user names; none of these characters means something in a URL, and lower() is reliable for them.
 _USERNAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,255}", re.ASCII)
@@ -87,13 +89,16 @@ class Api:
         self._levels: Final = Cache[int](lambda _: remember)
         self._readable: Final = Cache[frozenset[str]](lambda _: remember)
 
-    def authenticate(self, username: str, password: str, deadline: Deadline) -> GitLabAccount:
+    def authenticate(
+        self, username: str, password: str, deadline: Deadline, *, with_groups: bool = True
+    ) -> GitLabAccount:
         """Prove that the token is this user's.
 
         Args:
             username: what was typed.
             password: what was typed.
             deadline: for all questions.
+            with_groups: whether anybody needs the account's groups.
 
         Raises:
             UnknownAccount: if no GitLab user can have this name.
@@ -105,14 +110,15 @@ class Api:
         try:
             if username == JOB_USER:
                 return self._job_account(job_token(password), deadline)
-            return self._token_account(username, personal_access_token(password), deadline)
+            groups = self._groups and with_groups
+            return self._token_account(username, personal_access_token(password), deadline, groups=groups)
         except InvalidCredentials as error:
             description = NO_LOOKUP if error.description == NO_LOOKUP else WANTED
             raise InvalidCredentials(description, reason=error.reason) from None
         except Refused as answer:
             raise InvalidCredentials(WANTED, reason=str(answer)) from None
 
-    def lookup(self, name: str, token: str, deadline: Deadline) -> GitLabAccount:
+    def lookup(self, name: str, token: str, deadline: Deadline, *, with_groups: bool = True) -> GitLabAccount:
         """Prove again that the token is this user's.
 
         Raises:
@@ -120,7 +126,7 @@ class Api:
             BackendUnavailable: if GitLab cannot tell, or does not tell us.
         """
         try:
-            return self.authenticate(name, token, deadline)
+            return self.authenticate(name, token, deadline, with_groups=with_groups)
         except InvalidCredentials as error:
             if error.description != NO_LOOKUP:
                 raise
@@ -154,7 +160,7 @@ class Api:
             BackendUnavailable: if GitLab cannot tell.
         """
         paths = candidates(access)
-        return self._public_actions(paths, deadline) if paths else NOTHING
+        return self._public_actions(self._own.for_strangers(), paths, deadline) if paths else NOTHING
 
     def find_user(self, username: str, deadline: Deadline) -> tuple[Mapping[str, Any], ...]:
         """Return the user of this name as our own credential sees it; nothing if there is none.
@@ -166,7 +172,7 @@ class Api:
         rows = self._client.get("/api/v4/users", self._own, deadline, [("username", username)]).rows()
         return tuple(row for row in rows if _same(row.get("username"), username))
 
-    def _token_account(self, username: str, token: Credential, deadline: Deadline) -> TokenAccount:
+    def _token_account(self, username: str, token: Credential, deadline: Deadline, *, groups: bool) -> TokenAccount:
         try:
             facts = self._client.get(TOKEN_ROUTE, token, deadline).table()
         except Absent:
@@ -184,11 +190,11 @@ class Api:
             raise InvalidCredentials(reason="the token belongs to another user than the one named")
         if user.get("state") != "active":
             raise InvalidCredentials(reason=f"the user is {str(user.get('state'))[:20]!a} in GitLab")
-        groups = self._group_paths(token, scopes, deadline) if self._groups else frozenset()
+        paths = self._group_paths(token, scopes, deadline) if groups else frozenset()
         return TokenAccount(
             name=str(user["username"]),
-            groups=groups or frozenset(),
-            groups_known=groups is not None,
+            groups=paths or frozenset(),
+            groups_known=paths is not None,
             credential=token,
             user_id=owner,
             scopes=scopes,
@@ -207,19 +213,21 @@ class Api:
         return rows[0]
 
     def _group_paths(self, token: Credential, scopes: frozenset[str], deadline: Deadline) -> frozenset[str] | None:
-        """Return the full paths of the groups; None if the token does not show them."""
+        """Return the full paths of the groups; None if the token does not show them, or there are too many."""
         # Without a minimum GitLab lists every public group as well.
         members_only = [("min_access_level", str(GUEST))]
-        if scopes & _READING:
-            pages = self._client.pages("/api/v4/groups", token, deadline, members_only)
-            return frozenset(_text(row, "full_path").lower() for page in pages for row in page.rows())
         try:
+            if scopes & _READING:
+                pages = self._client.pages("/api/v4/groups", token, deadline, members_only)
+                return frozenset(_text(row, "full_path").lower() for page in pages for row in page.rows())
             pages = self._client.pages(f"{TOKEN_ROUTE}/associations", token, deadline, members_only)
             return frozenset(
                 self._page_path(_GROUP_PAGE, row) for page in pages for row in _list(page.table(), "groups")
             )
         except Absent:
             # GitLab before 17.4 does not tell with such a token.
+            return None
+        except TooManyPages:
             return None
 
     def _page_path(self, pattern: re.Pattern[str], row: Any) -> str:
@@ -251,12 +259,20 @@ class Api:
     def _token_grants(
         self, account: TokenAccount, access: Access, paths: tuple[str, ...], deadline: Deadline
     ) -> frozenset[str]:
-        may = actions_by_scopes(account.scopes)
+        # What fine-grained tokens may do only GitLab knows.
+        may = EVERYTHING if GRANULAR in account.scopes else actions_by_scopes(account.scopes)
         if not may:
             return NOTHING
-        if not account.scopes & _READING:
-            # Such a token cannot read projects, but GitLab's own token endpoint knows its rights.
+        try:
+            # GitLab's own word: it knows of archived groups, protected tags and whatever comes.
             return may & self._replay.grants(account.credential.as_login(account.name), access, deadline)
+        except SwitchedOff:
+            if not account.scopes & _READING:
+                _log.info(
+                    "nothing granted on %s: GitLab's own registry is switched off, and the token cannot read projects",
+                    access.name,
+                )
+                return NOTHING
         for path in paths:
             for project in self._project(account.credential, path, deadline):
                 return may & self._actions(account, project, asked_actions(access) & may, deadline)
@@ -302,15 +318,15 @@ class Api:
         if account.project in paths:
             # A job may do everything in its own project, if the registry is switched on.
             return EVERYTHING if self._lists_images(account.credential, account.project, deadline) else NOTHING
-        return self._public_actions(paths, deadline)
+        return self._public_actions(self._own, paths, deadline)
 
-    def _public_actions(self, paths: tuple[str, ...], deadline: Deadline) -> frozenset[str]:
+    def _public_actions(self, credential: Credential, paths: tuple[str, ...], deadline: Deadline) -> frozenset[str]:
         for path in paths:
-            if self._own is ANONYMOUS:
-                if self._lists_images(ANONYMOUS, path, deadline):
+            if not credential.header:
+                if self._lists_images(credential, path, deadline):
                     return PULL
                 continue
-            for project in self._project(self._own, path, deadline):
+            for project in self._project(credential, path, deadline):
                 # Our own credential may see more than everyone: what counts is what everyone may do.
                 return project.actions_for(Viewer(logged_in=False))
         return NOTHING

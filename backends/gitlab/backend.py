@@ -33,7 +33,7 @@ from tokenissuer_backends.gitlab.api import JOB_USER, TOKEN_ROUTE, Api, is_usern
 from tokenissuer_backends.gitlab.client import Absent, Client, GitLabAnswer, Refused
 from tokenissuer_backends.gitlab.credential import ANONYMOUS, personal_access_token
 from tokenissuer_backends.gitlab.project import candidates, project_route
-from tokenissuer_backends.gitlab.replay import ROUTE, SERVICE, Replay
+from tokenissuer_backends.gitlab.replay import ROUTE, SERVICE, Replay, SwitchedOff
 from tokenissuer_backends.gitlab.role import NOTHING
 
 T = TypeVar("T")
@@ -77,6 +77,9 @@ class GitLabOptions:
     plain_http: bool = option("true: use an http: address, on which passwords can be read", default=False)
     timeout: int = option("seconds after which one login, or one question about rights, fails; at most 6", default=5)
     connections: int = option("requests to GitLab at once", default=10)
+    strangers: int = option(
+        "requests to GitLab in a minute on behalf of callers who have not logged in, at least 1", default=40
+    )
     remember: int = option("seconds an answer about a project is remembered; at most 300, 0 for not at all", default=30)
 
     def __post_init__(self) -> None:
@@ -92,6 +95,7 @@ class GitLabOptions:
         for name, value, low, high in (
             ("timeout", self.timeout, 1, _MAX_TIMEOUT),
             ("connections", self.connections, 1, 1000),
+            ("strangers", self.strangers, 1, 1_000_000),
             ("remember", self.remember, 0, _MAX_REMEMBER),
         ):
             if not low <= value <= high:
@@ -107,7 +111,7 @@ class GitLabBackend(Backend):
     def __init__(self, options: GitLabOptions) -> None:
         self._options: Final = options
         self._own: Final = personal_access_token(options.token.reveal()) if options.token else ANONYMOUS
-        self._client: Final = Client(options.url, options.ca_file, options.connections)
+        self._client: Final = Client(options.url, options.ca_file, options.connections, options.strangers)
         key = None if options.certificate is None else _public_key(options.certificate)
         self._replay: Final = Replay(self._client, options.issuer, key, options.remember)
         root = urllib.parse.urlsplit(options.url).path.rstrip("/")
@@ -137,7 +141,7 @@ class GitLabBackend(Backend):
             raise InvalidCredentials(reason="GitLab says who somebody is only to the holder of their token")
         if self._options.mode == "jwt":
             return self._ask(lambda deadline: self._replay.authenticate(name, password, deadline))
-        return self._ask(lambda deadline: self._api.lookup(name, password, deadline))
+        return self._ask(lambda deadline: self._api.lookup(name, password, deadline, with_groups=self.groups_matter))
 
     def grants(self, account: Account | None, access: Access) -> frozenset[str]:
         """Return what GitLab's own registry would allow, if the option `grants` is set."""
@@ -178,19 +182,20 @@ class GitLabBackend(Backend):
     def _authenticate(self, username: str, password: str, deadline: Deadline) -> Account:
         if self._options.mode == "jwt":
             return self._replay.authenticate(username, password, deadline)
-        return self._api.authenticate(username, password, deadline)
+        return self._api.authenticate(username, password, deadline, with_groups=self.groups_matter)
 
     def _grants(self, account: Account | None, access: Access, deadline: Deadline) -> frozenset[str]:
-        is_replayed = self._options.mode == "jwt"
+        if self._options.mode == "jwt":
+            credential = account.credential if isinstance(account, GitLabAccount) else ANONYMOUS.for_strangers()
+            try:
+                if account is None:
+                    return self._replay.public_grants(credential, access, deadline)
+                return self._replay.grants(credential, access, deadline)
+            except SwitchedOff:
+                raise BackendUnavailable("GitLab's own container registry is switched off") from None
         if account is None:
-            if is_replayed:
-                return self._replay.public_grants(ANONYMOUS, access, deadline)
             return self._api.public_grants(access, deadline)
-        if not isinstance(account, GitLabAccount):
-            return NOTHING
-        if is_replayed:
-            return self._replay.grants(account.credential, access, deadline)
-        return self._api.grants(account, access, deadline)
+        return self._api.grants(account, access, deadline) if isinstance(account, GitLabAccount) else NOTHING
 
     def _ask(self, question: Callable[[Deadline], T]) -> T:
         try:

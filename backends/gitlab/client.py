@@ -7,6 +7,7 @@ import email.utils
 import http.client
 import io
 import json
+import math
 import re
 import socket
 import ssl
@@ -41,6 +42,7 @@ MAX_RETRY_AFTER: Final = 3600
 #: Callers that have reached their rate limit; the oldest is dropped first.
 _MAX_PAUSES: Final = 1000
 
+_MINUTE: Final = 60.0
 # What tokenissuer answers to itself.
 _LOOP: Final = 508
 _RENAMED: Final = re.compile(r"/api/v4/projects/[0-9]+(?:[/?]|$)")
@@ -67,6 +69,10 @@ class Refused(GitLabAnswer):
 
 class Absent(GitLabAnswer):
     """404, or the 301 of a renamed project: it does not exist, or the caller may not see it."""
+
+
+class TooManyPages(GitLabAnswer):
+    """A list that is longer than anybody reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,16 +150,18 @@ class Client:
         url: its address, with the path it is installed under if any.
         ca_file: certificates to trust instead of the system's.
         connections: requests under way at once.
+        strangers: requests in a minute on behalf of callers who have not logged in.
 
     Raises:
         ConfigurationError: if the certificates cannot be read.
     """
 
-    def __init__(self, url: str, ca_file: Path | None, connections: int) -> None:
+    def __init__(self, url: str, ca_file: Path | None, connections: int, strangers: int) -> None:
         parts = urllib.parse.urlsplit(url)
         self._root: Final = parts.path.rstrip("/")
         self._name: Final = parts.netloc
         self._pauses: Final = _Pauses()
+        self._strangers: Final = _Budget(strangers)
         # `block`: never more connections than these, so that a slow GitLab cannot use up threads and sockets.
         shared: dict[str, Any] = {"port": parts.port, "maxsize": connections, "block": True, "retries": False}
         self._pool: urllib3.HTTPConnectionPool
@@ -181,6 +189,8 @@ class Client:
         """
         place = f"{self._name} {path}"
         self._pauses.check(credential, place)
+        if credential.is_for_strangers:
+            self._strangers.spend(place)
         answer = self._exchange(path, credential, deadline, query, place)
         if answer.status == 200:
             return answer
@@ -204,7 +214,7 @@ class Client:
             query: as for `get`, without the page.
 
         Raises:
-            BackendUnavailable: also if there are too many pages.
+            TooManyPages: if there are more than anybody reads.
         """
         for page in range(1, MAX_PAGES + 1):
             numbers = [("per_page", str(PER_PAGE)), ("page", str(page))]
@@ -213,7 +223,7 @@ class Client:
             # Very long lists lack the header, and in an answer with two lists it describes only the second.
             if not answer.headers.get("x-next-page") and not _is_full(answer.json()):
                 return
-        raise BackendUnavailable(f"{self._name} {path}: the list has more than {MAX_PAGES} pages of {PER_PAGE}")
+        raise TooManyPages(200, f"the list has more than {MAX_PAGES} pages of {PER_PAGE}", "")
 
     def close(self) -> None:
         """Close all connections."""
@@ -318,6 +328,37 @@ class _Pauses:
                 del self._ends[credential.fingerprint]
         if left > 0:
             raise BackendUnavailable(f"{place}: GitLab's rate limit is reached", retry_after=int(left) + 1)
+
+
+class _Budget:
+    """Requests that may be made in a minute.
+
+    Args:
+        number: how many; as many may come at once.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number: Final = number
+        self._lock: Final = threading.Lock()
+        self._left = float(number)
+        self._filled = time.monotonic()
+
+    def spend(self, place: str) -> None:
+        """Take one.
+
+        Raises:
+            BackendUnavailable: if none is left.
+        """
+        with self._lock:
+            now = time.monotonic()
+            self._left = min(self._number, self._left + (now - self._filled) * self._number / _MINUTE)
+            self._filled = now
+            if self._left < 1:
+                raise BackendUnavailable(
+                    f"{place}: callers who have not logged in have used up what 'strangers' allows",
+                    retry_after=math.ceil((1 - self._left) * _MINUTE / self._number),
+                )
+            self._left -= 1
 
 
 class _TimedStream(io.RawIOBase):

@@ -8,6 +8,7 @@ GitLab's registry is switched on.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -27,6 +28,8 @@ _log: Final = logging.getLogger("tokenissuer.backends.gitlab")
 ROUTE: Final = "/jwt/auth"
 #: Not what the client names: that is a registry of ours.
 SERVICE: Final = "container_registry"
+#: Seconds after which a registry that was switched off may be on.
+_OFF_SECONDS: Final = 60.0
 #: Seconds by which two clocks may differ.
 SKEW: Final = 30
 
@@ -37,6 +40,10 @@ WANTED: Final = (
 )
 
 _JOB_USER: Final = "gitlab-ci-token"
+
+
+class SwitchedOff(Exception):
+    """GitLab has no token endpoint: its own registry is switched off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,7 @@ class Replay:
         self._issuer: Final = issuer
         self._key: Final = key
         self._grants: Final = Cache[frozenset[str]](lambda _: remember)
+        self._off_until = 0.0
 
     def authenticate(self, username: str, password: str, deadline: Deadline) -> LoginAccount:
         """Prove that the credential belongs to the user named.
@@ -98,6 +106,7 @@ class Replay:
         """Return what GitLab grants of what is requested.
 
         Raises:
+            SwitchedOff: if GitLab's own registry is switched off.
             BackendUnavailable: if GitLab cannot tell.
         """
         # GitLab adds a repository to its list when it grants a push: only what the client wants may be requested.
@@ -107,6 +116,7 @@ class Replay:
         """Return what GitLab grants to everyone.
 
         Raises:
+            SwitchedOff: if GitLab's own registry is switched off.
             BackendUnavailable: if GitLab cannot tell.
         """
         return self._granted(credential, Access(access.type, access.name, asked_actions(access) & PULL), deadline)
@@ -114,13 +124,18 @@ class Replay:
     def _granted(self, credential: Credential, access: Access, deadline: Deadline) -> frozenset[str]:
         if not candidates(access) or not access.actions:
             return NOTHING
+        if time.monotonic() < self._off_until:
+            raise SwitchedOff
 
         def ask() -> frozenset[str]:
             try:
                 issued = self._issued(credential, (str(access),), deadline)
-            except (Refused, Absent) as answer:
+            except Refused as answer:
                 _log.info("nothing granted on %s: %s", access.name, answer)
                 return NOTHING
+            except Absent:
+                self._off_until = time.monotonic() + _OFF_SECONDS
+                raise SwitchedOff from None
             return issued.granted.get(access.name, NOTHING) & access.actions
 
         return self._grants.ask((credential.fingerprint, str(access)), ask, deadline.remaining())

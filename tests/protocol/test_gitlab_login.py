@@ -277,13 +277,27 @@ def test_every_page_of_groups_is_read(gitlab: StubGitLab, backend: GitLabBackend
     assert account.groups == {f"group-{number}" for number in range(count)}
 
 
-def test_a_list_of_groups_without_end_is_an_outage(gitlab: StubGitLab, backend: GitLabBackend) -> None:
+def test_who_is_in_more_groups_than_anybody_reads_has_none_that_is_known(
+    gitlab: StubGitLab, backend: GitLabBackend
+) -> None:
     """Part of the groups is not the groups: a denial may be for the missing one."""
     alice = gitlab.user("alice")
     for number in range(5001):
         gitlab.group(f"group-{number}", {alice.id: 30})
-    with pytest.raises(BackendUnavailable, match="more than 50 pages"):
-        backend.authenticate("alice", gitlab.token(alice, "read_api"))
+    account = backend.authenticate("alice", gitlab.token(alice, "read_api"))
+    assert (account.groups, account.groups_known) == (frozenset(), False)
+
+
+def test_groups_are_asked_for_only_where_a_rule_names_one(gitlab: StubGitLab, backend: GitLabBackend) -> None:
+    """A list that fails, or is long, is no reason to refuse anybody else."""
+    alice = gitlab.user("alice")
+    gitlab.group("team", {alice.id: 30})
+    token = gitlab.token(alice, "api")
+    backend.groups_matter = False
+    assert backend.authenticate("alice", token).groups == frozenset()
+    assert not gitlab.asked("/groups")
+    backend.groups_matter = True
+    assert backend.authenticate("alice", token).groups == {"team"}
 
 
 def test_groups_of_registry_tokens_are_none_where_gitlab_cannot_tell_them(

@@ -756,6 +756,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             "read_api",
             "read_registry",
             "write_registry",
+            "granular",
         }:
             raise jwt_error(403, "DENIED", "access forbidden")
         scopes = [scope for value in query.get("scope", []) for scope in value.split()]
@@ -845,7 +846,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return (own and action != "*") or (action == "pull" and "read" in enabled)
         if caller.token is not None:
             carried = {
-                "read": {"api", "read_api", "read_registry"},
+                "read": {"api", "read_api", "read_registry", "granular"},
                 "create": {"api", "write_registry"},
                 "admin": {"api"},
             }

@@ -347,3 +347,21 @@ def test_a_group_that_users_of_another_backend_can_make_is_named(set_up: Path) -
         path.write_text(f"{GOOD}{gitlab}{rule}{more}")
         found = [str(finding) for finding in load_config(path).findings(0)]
         assert any("who makes a group" in finding for finding in found) is is_warned
+
+
+@pytest.mark.parametrize(
+    ("rule", "matter"),
+    [
+        ("authenticated = true", {"htpasswd": False, "gitlab": False}),
+        ('groups = ["dev"]', {"htpasswd": True, "gitlab": True}),
+        ('groups = ["dev"]\nbackends = ["gitlab"]', {"htpasswd": False, "gitlab": True}),
+        ('effect = "deny"\ngroups = ["dev"]', {"htpasswd": True, "gitlab": True}),
+    ],
+)
+def test_a_backend_knows_whether_a_rule_needs_its_groups(set_up: Path, rule: str, matter: dict[str, bool]) -> None:
+    """It may leave out what nobody needs."""
+    gitlab = '[[backends]]\ntype = "gitlab"\nurl = "https://gitlab.example.com"\n'
+    path = set_up / "tokenissuer.toml"
+    path.write_text(f'{GOOD}{gitlab}[[access]]\n{rule}\nrepositories = ["x"]\nactions = ["pull"]\n')
+    config = load_config(path)
+    assert {backend.name: config.groups_matter(backend.name) for backend in config.backends} == matter

@@ -15,7 +15,7 @@ from tokenissuer.accounts.chain import Chain
 from tokenissuer.errors import AccessDenied, BackendUnavailable, InvalidCredentials, InvalidRequest, UnknownAccount
 from tokenissuer.policy import Glob, Policy, Rule
 from tokenissuer.scope import Access
-from tokenissuer.service import Password, TokenRequest, TokenService
+from tokenissuer.service import MAX_STRANGERS_REPOSITORIES, Password, TokenRequest, TokenService
 from tokenissuer.signing.issuer import Issuer
 from tokenissuer.signing.keys import SigningKey
 
@@ -182,6 +182,24 @@ def test_what_a_source_opens_to_everyone_is_open_to_all(key: SigningKey, login: 
     chain = Chain([CachedBackend("memory", Fixed()), CachedBackend("open", Open())])
     one = TokenService(Issuer("x", key, 900, {}), chain, Policy([]), ["one"])
     assert one.respond(asked(repository("a/b", "pull", "push"), login=login)).granted == (repository("a/b", "pull"),)
+
+
+def test_a_source_is_asked_about_few_repositories_for_a_stranger(key: SigningKey) -> None:
+    """Forty invented names would have all of its time. Who has logged in may ask about as many as a token holds."""
+
+    class Counting(Open):
+        asked = 0
+
+        def grants(self, account: Account | None, access: Access) -> frozenset[str]:
+            self.asked += 1
+            return super().grants(account, access)
+
+    wanted = [repository(f"a/b{number}", "pull") for number in range(40)]
+    source = Counting()
+    assert len(service(key, source).respond(asked(*wanted)).granted) == source.asked == MAX_STRANGERS_REPOSITORIES
+    chain = Chain([CachedBackend("memory", Fixed()), CachedBackend("open", Counting())])
+    one = TokenService(Issuer("x", key, 900, {}), chain, Policy([]), ["one"])
+    assert len(one.respond(asked(*wanted, login=ALICE)).granted) == 40
 
 
 def test_no_backend_sees_a_refresh_token(key: SigningKey) -> None:
