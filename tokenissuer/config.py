@@ -216,7 +216,7 @@ class Config:
             # The same in all processes. With another signing key, backends are made again.
             secret = key.derive("tokenissuer refusals")
             backends = [
-                parts.backend(backend, self.cache, waiting, secret, refresh, self.groups_matter(backend.name))
+                parts.backend(backend, self.cache, waiting, secret, refresh, self.groups_wanted(backend.name))
                 for backend in self.backends
             ]
             throttle = parts.get((self.throttle, key.thumbprint), lambda: self._throttle(key))
@@ -229,9 +229,9 @@ class Config:
             undo.pop_all()
         return Running(application, health, key.thumbprint, tuple(parts.made))
 
-    def groups_matter(self, backend: str) -> bool:
-        """Whether any access rule may need the groups of this backend's accounts."""
-        return any(rule.groups and (not rule.backends or backend in rule.backends) for rule in self.rules)
+    def groups_wanted(self, backend: str) -> frozenset[str]:
+        """Return the groups of this backend that access rules name."""
+        return frozenset().union(*(rule.groups for rule in self.rules if not rule.backends or backend in rule.backends))
 
     def _throttle(self, key: SigningKey) -> Throttle | None:
         if not self.throttle.account and not self.throttle.address:
@@ -364,16 +364,16 @@ class _Parts:
         threads: Threads,
         secret: bytes,
         refresh: RefreshTokens | None,
-        groups_matter: bool,
+        groups_wanted: frozenset[str],
     ) -> CachedBackend:
         def make() -> CachedBackend:
             built = config.build()
-            built.groups_matter = groups_matter
+            built.groups_wanted = groups_wanted
             refusals = Refusals(config.name, secret, refresh.store if refresh else None)
             return CachedBackend(config.name, built, cache, threads, observe=observe_backend, refusals=refusals)
 
         return self.get(
-            (config, cache, threads, secret, refresh, groups_matter, file_stamps(files_in(config.options))),
+            (config, cache, threads, secret, refresh, groups_wanted, file_stamps(files_in(config.options))),
             make,
             lambda cached: cached.backend.close(),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import urllib.parse
@@ -30,6 +31,9 @@ from tokenissuer_backends.gitlab.role import (
 
 _log: Final = logging.getLogger("tokenissuer.backends.gitlab")
 
+#: Groups that rules name up to which each is asked for; of more, the list of all groups is read.
+MAX_NAMED: Final = 10
+
 #: The user name of every CI job.
 JOB_USER: Final = "gitlab-ci-token"
 
@@ -39,7 +43,8 @@ TOKEN_ROUTE: Final = "/api/v4/personal_access_tokens/self"
 #: The same for every cause, so that a guesser does not learn which accounts exist.
 WANTED: Final = (
     "this login needs your GitLab user name and, for the password, a personal access token that is valid and has the "
-    "scope read_registry (also write_registry to push) or api; the password of your account does not work here"
+    "scope read_registry (also write_registry to push) or api; with a project's or group's token, the name of its bot "
+    "user; the password of your account does not work here"
 )
 NO_LOOKUP: Final = (
     "this GitLab does not say whose token this is; make a personal access token that has the scope read_user or "
@@ -55,6 +60,7 @@ GRANULAR: Final = "granular"
 
 # GitLab's user names; none of these characters means something in a URL, and lower() is reliable for them.
 _USERNAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,255}", re.ASCII)
+_GROUP_PATH: Final = re.compile(r"[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)*", re.ASCII)
 _JOB_PAGE: Final = re.compile(r"/(?P<project>[^?#]+)/-/jobs/[0-9]+")
 _GROUP_PAGE: Final = re.compile(r"/groups/(?P<group>[^?#]+)")
 
@@ -90,7 +96,7 @@ class Api:
         self._readable: Final = Cache[frozenset[str]](lambda _: remember)
 
     def authenticate(
-        self, username: str, password: str, deadline: Deadline, *, with_groups: bool = True
+        self, username: str, password: str, deadline: Deadline, wanted: frozenset[str] | None = None
     ) -> GitLabAccount:
         """Prove that the token is this user's.
 
@@ -98,7 +104,7 @@ class Api:
             username: what was typed.
             password: what was typed.
             deadline: for all questions.
-            with_groups: whether anybody needs the account's groups.
+            wanted: the groups that may matter; None for all.
 
         Raises:
             UnknownAccount: if no GitLab user can have this name.
@@ -110,15 +116,14 @@ class Api:
         try:
             if username == JOB_USER:
                 return self._job_account(job_token(password), deadline)
-            groups = self._groups and with_groups
-            return self._token_account(username, personal_access_token(password), deadline, groups=groups)
+            return self._token_account(username, personal_access_token(password), deadline, wanted)
         except InvalidCredentials as error:
             description = NO_LOOKUP if error.description == NO_LOOKUP else WANTED
             raise InvalidCredentials(description, reason=error.reason) from None
         except Refused as answer:
             raise InvalidCredentials(WANTED, reason=str(answer)) from None
 
-    def lookup(self, name: str, token: str, deadline: Deadline, *, with_groups: bool = True) -> GitLabAccount:
+    def lookup(self, name: str, token: str, deadline: Deadline, wanted: frozenset[str] | None = None) -> GitLabAccount:
         """Prove again that the token is this user's.
 
         Raises:
@@ -126,7 +131,7 @@ class Api:
             BackendUnavailable: if GitLab cannot tell, or does not tell us.
         """
         try:
-            return self.authenticate(name, token, deadline, with_groups=with_groups)
+            return self.authenticate(name, token, deadline, wanted)
         except InvalidCredentials as error:
             if error.description != NO_LOOKUP:
                 raise
@@ -147,7 +152,7 @@ class Api:
                 case TokenAccount():
                     return self._token_grants(account, access, paths, deadline)
                 case JobAccount():
-                    return self._job_grants(account, paths, deadline)
+                    return self._job_grants(account, access, paths, deadline)
         except GitLabAnswer as answer:
             # The credential was valid a moment ago and no longer is, or it may not ask this.
             _log.info("nothing granted on %s: %s", access.name, answer)
@@ -172,7 +177,9 @@ class Api:
         rows = self._client.get("/api/v4/users", self._own, deadline, [("username", username)]).rows()
         return tuple(row for row in rows if _same(row.get("username"), username))
 
-    def _token_account(self, username: str, token: Credential, deadline: Deadline, *, groups: bool) -> TokenAccount:
+    def _token_account(
+        self, username: str, token: Credential, deadline: Deadline, wanted: frozenset[str] | None
+    ) -> TokenAccount:
         try:
             facts = self._client.get(TOKEN_ROUTE, token, deadline).table()
         except Absent:
@@ -190,7 +197,12 @@ class Api:
             raise InvalidCredentials(reason="the token belongs to another user than the one named")
         if user.get("state") != "active":
             raise InvalidCredentials(reason=f"the user is {str(user.get('state'))[:20]!a} in GitLab")
-        paths = self._group_paths(token, scopes, deadline) if groups else frozenset()
+        if not self._groups or wanted == frozenset():
+            paths: frozenset[str] | None = frozenset()
+        elif scopes & _READING and wanted is not None and len(wanted) <= MAX_NAMED:
+            paths = self._groups_among(wanted, token, owner, deadline)
+        else:
+            paths = self._group_paths(token, scopes, deadline)
         return TokenAccount(
             name=str(user["username"]),
             groups=paths or frozenset(),
@@ -211,6 +223,28 @@ class Api:
         if not rows:
             raise InvalidCredentials(reason="GitLab shows no user of this name")
         return rows[0]
+
+    def _groups_among(
+        self, wanted: frozenset[str], token: Credential, owner: int, deadline: Deadline
+    ) -> frozenset[str]:
+        """Return those of these groups of which the owner is a member, by whatever way.
+
+        Also where the list of all groups would be long, or would leave out a group to which another one is invited.
+        """
+        found = set()
+        for path in wanted:
+            # A rule may mean another backend's group. None of these characters means something in a URL.
+            if not _GROUP_PATH.fullmatch(path):
+                continue
+            route = f"/api/v4/groups/{urllib.parse.quote(path, safe='')}/members/all/{owner}"
+            try:
+                member = self._client.get(route, token, deadline).table()
+            except (Absent, Refused):
+                continue
+            is_active = member.get("id") == owner and member.get("state", "active") == "active"
+            if is_active and access_level(member) >= GUEST:
+                found.add(path)
+        return frozenset(found)
 
     def _group_paths(self, token: Credential, scopes: frozenset[str], deadline: Deadline) -> frozenset[str] | None:
         """Return the full paths of the groups; None if the token does not show them, or there are too many."""
@@ -314,7 +348,12 @@ class Api:
 
         return self._levels.ask((account.credential.fingerprint, project.id), ask, deadline.remaining())
 
-    def _job_grants(self, account: JobAccount, paths: tuple[str, ...], deadline: Deadline) -> frozenset[str]:
+    def _job_grants(
+        self, account: JobAccount, access: Access, paths: tuple[str, ...], deadline: Deadline
+    ) -> frozenset[str]:
+        with contextlib.suppress(SwitchedOff):
+            # GitLab's own word: a job may also pull from other projects, as far as they allow it.
+            return self._replay.grants(account.credential.as_login(JOB_USER), access, deadline)
         if account.project in paths:
             # A job may do everything in its own project, if the registry is switched on.
             return EVERYTHING if self._lists_images(account.credential, account.project, deadline) else NOTHING

@@ -141,7 +141,7 @@ class GitLabBackend(Backend):
             raise InvalidCredentials(reason="GitLab says who somebody is only to the holder of their token")
         if self._options.mode == "jwt":
             return self._ask(lambda deadline: self._replay.authenticate(name, password, deadline))
-        return self._ask(lambda deadline: self._api.lookup(name, password, deadline, with_groups=self.groups_matter))
+        return self._ask(lambda deadline: self._api.lookup(name, password, deadline, wanted=self.groups_wanted))
 
     def grants(self, account: Account | None, access: Access) -> frozenset[str]:
         """Return what GitLab's own registry would allow, if the option `grants` is set."""
@@ -182,7 +182,7 @@ class GitLabBackend(Backend):
     def _authenticate(self, username: str, password: str, deadline: Deadline) -> Account:
         if self._options.mode == "jwt":
             return self._replay.authenticate(username, password, deadline)
-        return self._api.authenticate(username, password, deadline, with_groups=self.groups_matter)
+        return self._api.authenticate(username, password, deadline, wanted=self.groups_wanted)
 
     def _grants(self, account: Account | None, access: Access, deadline: Deadline) -> frozenset[str]:
         if self._options.mode == "jwt":

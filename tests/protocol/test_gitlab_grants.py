@@ -381,17 +381,19 @@ def test_a_token_revoked_after_the_login_grants_nothing(
     assert backend.grants(alice, access("team/app")) == NONE
 
 
-def test_a_job_does_everything_in_its_own_project_and_pulls_what_is_public(
-    gitlab: StubGitLab, backend: GitLabBackend
+@pytest.mark.parametrize("registry", [True, False])
+def test_a_job_does_everything_in_its_own_project_and_pulls_what_gitlab_lets_it(
+    gitlab: StubGitLab, backend: GitLabBackend, registry: bool
 ) -> None:
-    """Not what its user may do elsewhere."""
+    """What its user may do elsewhere only GitLab's token endpoint tells."""
+    gitlab.registry_enabled = registry
     alice = gitlab.user("alice")
     own = gitlab.project("Team/App", direct={alice.id: 30})
     gitlab.project("team/other", direct={alice.id: 50})
     gitlab.project("open/app", "public")
     job = backend.authenticate("gitlab-ci-token", gitlab.job(alice, own))
     assert backend.grants(job, access("team/app/image")) == ALL
-    assert backend.grants(job, access("team/other")) == NONE
+    assert backend.grants(job, access("team/other")) == (P if registry else NONE)
     assert backend.grants(job, access("open/app")) == P
     assert backend.grants(job, access("team/app2")) == NONE
 

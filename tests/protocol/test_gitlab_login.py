@@ -293,11 +293,29 @@ def test_groups_are_asked_for_only_where_a_rule_names_one(gitlab: StubGitLab, ba
     alice = gitlab.user("alice")
     gitlab.group("team", {alice.id: 30})
     token = gitlab.token(alice, "api")
-    backend.groups_matter = False
+    backend.groups_wanted = frozenset()
     assert backend.authenticate("alice", token).groups == frozenset()
     assert not gitlab.asked("/groups")
-    backend.groups_matter = True
+    backend.groups_wanted = None
     assert backend.authenticate("alice", token).groups == {"team"}
+
+
+def test_few_groups_that_rules_name_are_asked_for_one_by_one(gitlab: StubGitLab, backend: GitLabBackend) -> None:
+    """A group that is invited to another is in no list of its members' groups, and a denial may name it."""
+    alice = gitlab.user("alice")
+    gitlab.group("Team/Sub", {alice.id: 30})
+    gitlab.group("invited", {}).invited = {alice.id: 20}
+    gitlab.group("other", {})
+    gitlab.group("minimal", {alice.id: 5})
+    backend.groups_wanted = frozenset(
+        {"Team/sub", "invited", "other", "minimal", "none", "cn=people,dc=x", "a//b", "?x"}
+    )
+    account = backend.authenticate("alice", gitlab.token(alice, "read_api"))
+    assert account.groups == {"team/sub", "invited"}
+    assert account.groups_known
+    assert gitlab.asked("/groups/") == 5
+    backend.groups_wanted = frozenset(f"group{number}" for number in range(11))
+    assert backend.authenticate("alice", gitlab.token(alice, "read_api")).groups == {"team/sub"}
 
 
 def test_groups_of_registry_tokens_are_none_where_gitlab_cannot_tell_them(

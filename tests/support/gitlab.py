@@ -96,6 +96,7 @@ class Group:
     path: str
     members: dict[int, int]
     visibility: str = "private"
+    invited: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -520,6 +521,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             case ["groups"]:
                 self.need(caller, READING, anonymous=True)
                 self.list_groups(caller, query)
+            case ["groups", id_, "members", "all", number]:
+                self.need(caller, READING)
+                self.group_member(urllib.parse.unquote(id_), number)
             case ["projects", id_, *rest]:
                 self.project(caller, urllib.parse.unquote(id_), rest)
             case ["job"]:
@@ -616,6 +620,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         ]
         page, following = paginate(rows, query)
         raise Reply(200, page, {"X-Next-Page": following, "X-Page": query.get("page", "1")})
+
+    def group_member(self, path: str, number: str) -> None:
+        """One member of a group, of groups above it and of groups invited to it."""
+        for group in self.gitlab.groups:
+            for user in self.gitlab.users:
+                level = max(group.members.get(user.id, 0), group.invited.get(user.id, 0))
+                if group.path.lower() == path.lower() and str(user.id) == number and level:
+                    raise Reply(200, {**basic_user(user), "access_level": level, "membership_state": "active"})
+        raise message(404, "404 Not found")
 
     def project(self, caller: Caller, id_: str, rest: list[str]) -> None:
         """A project and what is below it."""

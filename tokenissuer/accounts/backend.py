@@ -78,8 +78,9 @@ class Backend(ABC):
     #: Whether its users can make groups with names of their choice.
     users_make_groups: ClassVar[bool] = False
 
-    #: Set by the core: whether any access rule may need the groups of its accounts.
-    groups_matter: bool = True
+    #: Set by the core: the groups that access rules name, as the rules write them. No others need to be found. None if
+    #: all are wanted.
+    groups_wanted: frozenset[str] | None = None
 
     #: Set by the core: remembers which passwords are certainly wrong. A source that locks accounts after some wrong
     #: passwords is not to be asked about those again. None if nothing is to be remembered.
