@@ -18,7 +18,7 @@ MAX_CALLS: Final = 16
 #: Seconds that a request waits for a place, or for the answer to an identical request: docker gives up after 15.
 WAIT: Final = 12.0
 #: Seconds after which a call that fails has kept a thread from others.
-SLOW: Final = 1.0
+SLOW: Final = 2.0
 
 
 class Threads:
