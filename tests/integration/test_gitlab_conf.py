@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
@@ -9,7 +10,7 @@ import ssl
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.client import HTTPSConnection
+from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +119,37 @@ def test_nginx_registry_and_issuer_of_the_example_work_together(beside: Beside, 
     # Everything else is still GitLab's.
     assert ask(https, "gitlab.example.com", "/-/health", {})[0] == ask(https, "gitlab.example.com", "/no-such-page")[0]
     assert ask(https, "registry.example.com", "/")[0] == 404
+
+
+@pytest.mark.parametrize("first", ["ours", "gitlab's"])
+def test_one_registry_takes_tokens_of_both(own_sites: Sites, host: Host, tmp_path: Path, first: str) -> None:
+    """GitLab's own pages list and delete images with tokens of its own, and our next key leaves its certificate alone."""
+    with serving() as gitlab:
+        issuer = own_sites.new_issuer("beside-gitlab")
+        certificate = issuer.folder / "auth.crt"
+        theirs = gitlab.certificate()
+        bundle = [certificate.read_bytes(), theirs]
+        certificate.write_bytes(b"".join(bundle if first == "ours" else bundle[::-1]))
+        text = re.sub("^name = .*$", 'name = "gitlab-issuer"', issuer.config.read_text(), count=1, flags=re.M)
+        issuer.config.write_text(text)
+        issuer.start()
+        port = start_registry(host, certificate, tmp_path)
+
+        def status(token: str) -> int:
+            connection = HTTPConnection("127.0.0.1", port, timeout=10)
+            with contextlib.closing(connection):
+                connection.request("GET", "/v2/team/app/tags/list", headers={"Authorization": f"Bearer {token}"})
+                return connection.getresponse().status
+
+        wanted = [{"type": "repository", "name": "team/app", "actions": ["pull"]}]
+        # No such repository yet: it is the registry that says so, and not its token check.
+        assert status(issuer.token("repository:team/app:pull", user="alice")) == 404
+        assert status(gitlab.sign({"aud": "container_registry", "sub": "", "access": wanted})) == 404
+        assert status(gitlab.sign({"aud": "container_registry", "sub": "", "access": []})) == 401
+        made = host.run(host.tokenissuer(), "keys", "add", "--config", str(issuer.config))
+        assert made.code == 0, made
+        assert theirs.strip() in certificate.read_bytes()
+        assert certificate.read_bytes().count(b"BEGIN CERTIFICATE") == 3
 
 
 def test_an_address_that_leads_back_is_named_at_once(beside: Beside, host: Host, tmp_path: Path) -> None:
