@@ -123,7 +123,7 @@ def test_nginx_registry_and_issuer_of_the_example_work_together(beside: Beside, 
 
 @pytest.mark.parametrize("first", ["ours", "gitlab's"])
 def test_one_registry_takes_tokens_of_both(own_sites: Sites, host: Host, tmp_path: Path, first: str) -> None:
-    """GitLab's own pages list and delete images with tokens of its own, and our next key leaves its certificate alone."""
+    """GitLab lists and deletes images with tokens that it signs. A next key of ours leaves its certificate."""
     with serving() as gitlab:
         issuer = own_sites.new_issuer("beside-gitlab")
         certificate = issuer.folder / "auth.crt"

@@ -19,6 +19,7 @@ import urllib.parse
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any, Final, TypeVar
 
@@ -36,6 +37,8 @@ T = TypeVar("T")
 
 #: Seconds for which an account that has logged in from an address is not held to the address's limit.
 KNOWN: Final = 7 * 24 * 3600
+#: Seconds for which the storage is not asked again whether it has noted that.
+_NOTED: Final = 3600
 #: Counters kept in memory; the one that was not used for longest is dropped first.
 MAX_COUNTERS: Final = 60_000
 #: What the storage can count.
@@ -92,6 +95,7 @@ class _Counters:
         self._wrong: Final = RateLimitItemPerSecond(1, options.window, "wrong")
         self._known: Final = RateLimitItemPerSecond(1, KNOWN, "known")
         self._is_bounded: Final = isinstance(storage, MemoryStorage)
+        self._noted: Final[OrderedDict[str, float]] = OrderedDict()
         self._lock: Final = threading.Lock()
         self._kept: Final[OrderedDict[tuple[RateLimitItem, str], None]] = OrderedDict()
 
@@ -146,9 +150,15 @@ class _Counters:
 
     def know(self, attempt: _Attempt) -> None:
         """Note that the account has logged in from the address."""
+        who, now = attempt.places[0].account, time.monotonic()
+        if now < self._noted.get(who, 0.0):
+            return
         if not self.is_known(attempt):
             # Not in `_kept`: many wrong passwords must not push out who has logged in.
-            self._fixed.hit(self._known, attempt.places[0].account)
+            self._fixed.hit(self._known, who)
+        self._noted[who] = now + _NOTED
+        if len(self._noted) > MAX_COUNTERS:
+            self._noted.popitem(last=False)
 
     def _keep(self, limit: RateLimitItem, who: str) -> None:
         if not self._is_bounded:
@@ -197,6 +207,9 @@ class Throttle:
 
     def __init__(self, options: ThrottleOptions, key: bytes) -> None:
         self._key: Final = key
+        self._addresses: Final = lru_cache(4096)(
+            lambda address: tuple(self._digest("", place) for place in _places(address))
+        )
         self._redis: Final = _Counters(_open_redis(options.redis.reveal()), options) if options.redis else None
         self._redis_paused_until = 0.0
         memory = MemoryStorage()
@@ -223,10 +236,7 @@ class Throttle:
         """
         # A directory takes `Bob`, `BOB` and `b o b` for the same account or for different ones: here they are the same.
         name = "".join(unicodedata.normalize("NFKC", username).casefold().split())
-        places = []
-        for text in _places(address):
-            place = self._digest("", text)
-            places.append(_Place(place, self._digest(place, name)))
+        places = [_Place(place, self._digest(place, name)) for place in self._addresses(address)]
         attempt = _Attempt(tuple(places), self._digest(places[-1].account, password))
         others = self._begin(attempt)
         try:
