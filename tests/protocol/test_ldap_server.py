@@ -749,12 +749,12 @@ def test_only_the_first_login_waits_for_a_server_that_is_silent(
     backend = new_backend(first, second, **options)
     started = time.monotonic()
     backend.authenticate("alice", "right")
-    assert 0.9 < time.monotonic() - started < 2
+    assert 0.9 < time.monotonic() - started < 5
     started = time.monotonic()
     while time.monotonic() < started + 1:
         asked = time.monotonic()
         backend.authenticate("alice", "right")
-        assert time.monotonic() - asked < 0.3
+        assert time.monotonic() - asked < 0.8
     first.special.clear()
     assert wait_until(lambda: backend.authenticate("alice", "right").name == "alice" and ALICE in first.binds)
     count = len(second.binds)

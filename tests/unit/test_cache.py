@@ -314,7 +314,7 @@ def test_a_backend_that_hangs_turns_away_who_waits_for_it(monkeypatch: pytest.Mo
         started = time.monotonic()
         assert memory.authenticate("alice", "right").name == "alice"
         assert other.authenticate("bob", "right").name == "bob"
-        assert time.monotonic() - started < 0.1
+        assert time.monotonic() - started < 1
         time.sleep(0.15)
         assert not any(login.done() for login in logins)
         has_timed_out.set()
@@ -325,7 +325,7 @@ def test_a_backend_that_hangs_turns_away_who_waits_for_it(monkeypatch: pytest.Mo
             started = time.monotonic()
             with pytest.raises(BackendUnavailable, match="it does not answer"):
                 question("late", "right")
-            assert time.monotonic() - started < 0.1
+            assert time.monotonic() - started < 1
         is_over.set()
     for login in logins:
         assert isinstance(login.exception(), BackendUnavailable)

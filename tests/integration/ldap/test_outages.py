@@ -133,7 +133,7 @@ def test_a_server_that_drops_idle_connections_is_not_noticed(new_slapd: NewSlapd
         time.sleep(2.2)
     started = time.monotonic()
     assert backend.authenticate("alice", "pw-alice").name == "alice"
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 1
 
 
 def test_a_stale_password_costs_the_directory_one_bind_and_locks_nobody(
@@ -251,6 +251,6 @@ def test_while_the_directory_hangs_remembered_logins_are_served_at_once(
         started = time.monotonic()
         for _ in range(100):
             assert memory.authenticate("alice", "pw-alice").name == "alice"
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < 1
         for thread in threads:
             thread.join()
