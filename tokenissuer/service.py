@@ -215,13 +215,12 @@ class TokenService:
             # No backend is asked about what the rules have decided: it may be down, or slow. Nor about long lists for
             # callers who have not logged in: a stranger could have all of an account source's time.
             is_open = access.is_repository and not access.actions <= decision.allowed | decision.denied
-            if is_open and (login is not None or asked < MAX_STRANGERS_REPOSITORIES):
+            if self.chain.grants and is_open and (login is not None or asked < MAX_STRANGERS_REPOSITORIES):
                 asked += 1
                 if spent > MAX_GRANTS_SECONDS:
                     raise BackendUnavailable("the account source is too slow for all that is requested")
                 started = time.monotonic()
-                # A plug-in may grant only the actions that a registry knows.
-                more = self._backend_grants(login, access) & REPOSITORY_ACTIONS
+                more = self._ask_backends(caller, login, access)
                 spent += time.monotonic() - started
             grant = decision.grant(access, more)
             if grant.actions:
@@ -230,6 +229,12 @@ class TokenService:
         # Too little access is not an error:
         # https://distribution.github.io/distribution/spec/auth/token/#requesting-a-token
         return tuple(granted), "; ".join(reasons)
+
+    def _ask_backends(self, caller: Caller, login: Login | None, access: Access) -> frozenset[str]:
+        if login is None and self._throttle is not None:
+            question = f"{access.name}:{sorted(access.actions)}"
+            return self._throttle.ask_for_stranger(question, caller.address, lambda: self._backend_grants(None, access))
+        return self._backend_grants(login, access)
 
     def _backend_grants(self, login: Login | None, access: Access) -> frozenset[str]:
         granted: frozenset[str] = frozenset()
@@ -241,7 +246,8 @@ class TokenService:
                 break
             if login is None or backend is not login.backend:
                 granted |= backend.grants(None, access)
-        return granted
+        # A plug-in may grant only the actions that a registry knows.
+        return granted & REPOSITORY_ACTIONS
 
 
 def _client(request: TokenRequest, service: str) -> Client:

@@ -12,6 +12,7 @@ from tests.support.accounts import Directory, Person
 from tokenissuer.accounts.backend import Account, Backend
 from tokenissuer.accounts.cache import CachedBackend
 from tokenissuer.accounts.chain import Chain
+from tokenissuer.accounts.throttle import Throttle, ThrottleOptions
 from tokenissuer.errors import AccessDenied, BackendUnavailable, InvalidCredentials, InvalidRequest, UnknownAccount
 from tokenissuer.policy import Glob, Policy, Rule
 from tokenissuer.scope import Access
@@ -200,6 +201,22 @@ def test_a_source_is_asked_about_few_repositories_for_a_stranger(key: SigningKey
     chain = Chain([CachedBackend("memory", Fixed()), CachedBackend("open", Counting())])
     one = TokenService(Issuer("x", key, 900, {}), chain, Policy([]), ["one"])
     assert len(one.respond(asked(*wanted, login=ALICE)).granted) == 40
+
+
+def test_a_source_that_grants_nothing_itself_is_not_asked(key: SigningKey) -> None:
+    """And nobody is counted for it."""
+
+    class Asked(Throttle):
+        def ask_for_stranger(self, *_: object) -> frozenset[str]:
+            raise AssertionError
+
+    directory = CachedBackend("people", Directory(Person()))
+    one = TokenService(
+        *(Issuer("x", key, 900, {}), Chain([directory]), Policy([]), ["one"]),
+        throttle=Asked(ThrottleOptions(), b"k" * 32),
+    )
+    with pytest.raises(AccessDenied):
+        one.respond(asked(repository("a/b", "pull")))
 
 
 def test_no_backend_sees_a_refresh_token(key: SigningKey) -> None:

@@ -386,3 +386,29 @@ def test_it_is_on_by_default_and_off_by_two_zeros(set_up: Path) -> None:
     assert config._throttle(key) is not None
     assert replace(config, throttle=ThrottleOptions(account=0, address=0))._throttle(key) is None
     assert "Secret(***)" in repr(ThrottleOptions(redis=Secret("redis://:planted@127.0.0.1")))
+
+
+def test_strangers_are_slowed_down_by_what_is_not_granted(world: World) -> None:
+    """Each question counts once, and granted ones do not; who logs in from there does not wait for them."""
+    asked: list[str] = []
+
+    def ask(question: str, address: str = HOME) -> frozenset[str]:
+        def backends() -> frozenset[str]:
+            asked.append(question)
+            return frozenset({"pull"} if "public" in question else ())
+
+        return world.throttle.ask_for_stranger(question, ipaddress.ip_address(address), backends)
+
+    for number in range(20):
+        assert ask(f"public/{number}")
+        assert not ask("the same")
+    for number in range(8):
+        assert not ask(f"invented/{number}")
+    count = len(asked)
+    for question in ("invented/8", "public/1"):
+        with pytest.raises(TooManyAttempts, match="requests without a login"):
+            ask(question)
+    assert len(asked) == count
+    assert not ask("invented/8", ELSEWHERE)
+    assert world.login("alice", "alice-right") == 200
+    assert world.guess("bob", 3) == [401] * 3

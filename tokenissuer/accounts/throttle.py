@@ -251,6 +251,32 @@ class Throttle:
         finally:
             self._end(attempt)
 
+    def ask_for_stranger(
+        self, question: str, address: IPAddress | None, ask: Callable[[], frozenset[str]]
+    ) -> frozenset[str]:
+        """Ask on behalf of a caller who has not logged in, and count the question if nothing is granted.
+
+        Strangers have counters of their own: nobody who logs in from the same address waits for them.
+
+        Args:
+            question: what is asked.
+            address: the caller's.
+            ask: asks, and returns what is granted.
+
+        Raises:
+            TooManyAttempts: if there were too many such questions before.
+        """
+        addresses = [self._digest(place, "strangers") for place in self._addresses(address)]
+        attempt = _Attempt(tuple(_Place(place, "") for place in addresses), self._digest(addresses[-1], question))
+        try:
+            self._ask(lambda counters: counters.admit(attempt, 0))
+        except TooManyAttempts as error:
+            raise TooManyAttempts(error.retry_after, "strangers") from None
+        granted = ask()
+        if not granted:
+            self._ask(lambda counters: counters.count(attempt, is_guess=False))
+        return granted
+
     def _begin(self, attempt: _Attempt) -> int:
         """Note that a password is being tried, and return how many others were before it."""
         with self._lock:
