@@ -296,6 +296,7 @@ class Api:
         # What fine-grained tokens may do only GitLab knows.
         may = EVERYTHING if GRANULAR in account.scopes else actions_by_scopes(account.scopes)
         if not may:
+            _log.info("nothing granted on %s: the token has no scope for a registry", access.name)
             return NOTHING
         try:
             # GitLab's own word: it knows of archived groups, protected tags and whatever comes.

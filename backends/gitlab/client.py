@@ -282,14 +282,15 @@ class Client:
 
     def _redirected(self, answer: Answer) -> Exception:
         location = answer.headers.get("location", "")
-        if answer.status == 301 and _RENAMED.search(location):
-            # GitLab's own registry does not follow renamed projects either.
-            return Absent(301, "the project has another path now", answer.date)
         try:
             parts = urllib.parse.urlsplit(location)
             target = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}"
         except ValueError:
-            target = "an unreadable address"
+            return BackendUnavailable(f"{answer.place}: redirected ({answer.status}) to an unreadable address")
+        # From a path to a number, whatever host GitLab takes itself for: a redirect to another host keeps what was asked.
+        if answer.status == 301 and _RENAMED.search(parts.path) and not _RENAMED.search(answer.place):
+            # GitLab's own registry does not follow renamed projects either.
+            return Absent(301, "the project has another path now", answer.date)
         return BackendUnavailable(
             f"{answer.place}: redirected ({answer.status}) to {target!a}; set the backend's url to GitLab's own address"
         )

@@ -27,9 +27,11 @@ from tests.support.gitlab import (
     slow,
 )
 from tokenissuer.accounts.backend import Account
+from tokenissuer.accounts.cache import Deadline
 from tokenissuer.errors import BackendUnavailable, ConfigurationError, InvalidCredentials
 from tokenissuer.scope import Access
 from tokenissuer_backends.gitlab import GitLabBackend
+from tokenissuer_backends.gitlab.credential import ANONYMOUS
 
 APP = Access("repository", "team/app", frozenset({"pull", "push"}))
 PP = frozenset({"pull", "push"})
@@ -177,6 +179,14 @@ def test_no_redirect_takes_the_token_anywhere(
             login(gitlab, backend)
         assert len(gitlab.requests) == 1
         assert not elsewhere.requests
+
+
+def test_a_redirect_to_another_host_is_no_renamed_project(gitlab: StubGitLab, backend: GitLabBackend) -> None:
+    """What was asked by number is asked by number there as well."""
+    route = "/api/v4/projects/5/members/all/7"
+    fault = answers(301, b"", Location=f"https://elsewhere.example{route}")
+    with gitlab.broken(fault), pytest.raises(BackendUnavailable, match=r"https://elsewhere\.example"):
+        backend._client.get(route, ANONYMOUS, Deadline.after(5))
 
 
 @pytest.mark.parametrize("location", ["", "//evil.example/api/v4/projects/1", "http://[bad", "\x01", "/"])
