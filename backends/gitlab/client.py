@@ -287,7 +287,7 @@ class Client:
             target = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}"
         except ValueError:
             return BackendUnavailable(f"{answer.place}: redirected ({answer.status}) to an unreadable address")
-        # From a path to a number, whatever host GitLab takes itself for: a redirect to another host keeps what was asked.
+        # From a path to a number, whatever host GitLab takes itself for. Another host's keeps what was asked.
         if answer.status == 301 and _RENAMED.search(parts.path) and not _RENAMED.search(answer.place):
             # GitLab's own registry does not follow renamed projects either.
             return Absent(301, "the project has another path now", answer.date)
