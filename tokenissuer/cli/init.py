@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.resources
 import json
 import os
 import re
@@ -14,11 +15,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from string import Template
 from typing import Final
 
 from cryptography.hazmat.primitives import serialization
 
-from tokenissuer.cli import templates
 from tokenissuer.config import FILE_NAME, load_config
 from tokenissuer.errors import ConfigurationError
 from tokenissuer.signing.issuer import check_realm
@@ -103,7 +104,7 @@ class SetUp:
         return password
 
     def _configuration(self) -> str:
-        return templates.CONFIGURATION.substitute(
+        return _template("tokenissuer.toml").substitute(
             issuer=_quote(self.issuer),
             service=_quote(self.service),
             service_key=self.service if re.fullmatch(r"[A-Za-z0-9_-]+", self.service) else _quote(self.service),
@@ -112,7 +113,7 @@ class SetUp:
         )
 
     def _registry(self, folder: Path) -> str:
-        return templates.REGISTRY.substitute(
+        return _template("registry.yml").substitute(
             file_plain=folder / _REGISTRY_FILE,
             storage=_quote(str(folder / "registry")),
             certificate=_quote(str(folder / "auth.crt")),
@@ -234,3 +235,8 @@ def _write_new(path: Path, content: bytes, mode: int, undo: contextlib.ExitStack
         # The umask may have taken away permissions that the file needs.
         os.fchmod(descriptor, mode)
         file.write(content)
+
+
+def _template(name: str) -> Template:
+    """Return a text with placeholders that stand where TOML and YAML take a JSON string or number."""
+    return Template((importlib.resources.files("tokenissuer.cli") / "templates" / name).read_text("utf-8"))
