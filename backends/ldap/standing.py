@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from tokenissuer_backends.ldap.failure import Refused
 from tokenissuer_backends.ldap.wire import Entry
 
 # Not shadowLastChange and sambaPwdLastSet: only the programs they are named after change them with the password, and
@@ -73,6 +74,16 @@ def objection(entry: Entry, now: datetime) -> str:
     if _is_past(entry, "krbPasswordExpiration", now) or _computed(entry) & _AD_PASSWORD_EXPIRED:
         return "the password has expired"
     return ""
+
+
+def refuse_unusable(entry: Entry) -> None:
+    """Prove that the entry shows nothing against the account.
+
+    Raises:
+        Refused: if it does.
+    """
+    if reason := objection(entry, datetime.now(UTC)):
+        raise Refused(reason)
 
 
 def passing_objection(entry: Entry, now: datetime) -> str:
