@@ -194,6 +194,7 @@ class BackendUnavailable(RequestError):
     Args:
         reason: what only the log gets; never a secret.
         retry_after: seconds until another try makes sense.
+        description: see `RequestError`; where it is no use to wait, what has to change.
     """
 
     status = 503
@@ -201,9 +202,9 @@ class BackendUnavailable(RequestError):
     docker_code = "UNAVAILABLE"
     description = "the account source is not available; try again in a moment"
 
-    def __init__(self, reason: str = "", *, retry_after: int = 5) -> None:
+    def __init__(self, reason: str = "", *, retry_after: int = 5, description: str | None = None) -> None:
         self.retry_after = retry_after
-        super().__init__(reason=reason)
+        super().__init__(description, reason=reason)
 
 
 class StoreUnavailable(BackendUnavailable):

@@ -31,6 +31,8 @@ from tokenissuer_backends.gitlab.role import (
 
 _log: Final = logging.getLogger("tokenissuer.backends.gitlab")
 
+#: Seconds after which a GitLab that is too old may have been updated.
+_TOO_OLD_RETRY: Final = 3600
 #: Groups that rules name up to which each is asked for; of more, the list of all groups is read.
 MAX_NAMED: Final = 10
 
@@ -183,7 +185,11 @@ class Api:
         try:
             facts = self._client.get(TOKEN_ROUTE, token, deadline).table()
         except Absent:
-            raise BackendUnavailable("GitLab does not describe tokens: version 15.5 or newer is needed") from None
+            raise BackendUnavailable(
+                "GitLab does not describe tokens: version 15.5 or newer is needed",
+                retry_after=_TOO_OLD_RETRY,
+                description="this GitLab is too old for logins with tokens; its administrator has to update it",
+            ) from None
         scopes = frozenset(scope for scope in _list(facts, "scopes") if isinstance(scope, str))
         owner = _number(facts, "user_id")
         if facts.get("active") is not True or facts.get("revoked") is not False:

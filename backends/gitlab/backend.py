@@ -312,6 +312,9 @@ class GitLabBackend(Backend):
         try:
             version = self._client.get("/api/v4/version", self._own, self._deadline()).table().get("version")
             scopes = self._client.get(TOKEN_ROUTE, self._own, self._deadline()).table().get("scopes")
+        except Absent:
+            yield self._finding(Severity.ERROR, "it does not describe tokens", "update GitLab to 15.5 or newer")
+            return
         except (GitLabAnswer, BackendUnavailable) as error:
             yield self._finding(Severity.ERROR, f"GitLab refuses the configured token: {error}", "make a new one")
             return

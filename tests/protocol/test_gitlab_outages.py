@@ -27,8 +27,10 @@ from tests.support.gitlab import (
     slow,
 )
 from tokenissuer.accounts.backend import Account
-from tokenissuer.accounts.cache import Deadline
+from tokenissuer.accounts.cache import CachedBackend, Deadline
+from tokenissuer.diagnosis import Severity
 from tokenissuer.errors import BackendUnavailable, ConfigurationError, InvalidCredentials
+from tokenissuer.options import Secret
 from tokenissuer.scope import Access
 from tokenissuer_backends.gitlab import GitLabBackend
 from tokenissuer_backends.gitlab.credential import ANONYMOUS
@@ -437,3 +439,17 @@ def test_a_limit_that_strangers_have_reached_is_theirs(gitlab: StubGitLab) -> No
         assert backend.authenticate("alice", token).name == "alice"
         with pytest.raises(BackendUnavailable, match="rate limit"):
             backend.grants(None, APP)
+
+
+def test_a_gitlab_that_is_too_old_is_named(gitlab: StubGitLab) -> None:
+    """To wait is no use: the client is told, and the administrator by `check`."""
+    gitlab.describes_tokens = False
+    own = Secret(gitlab.token(gitlab.user("observer"), "read_api"))
+    with asking(gitlab, token=own) as backend:
+        cached = CachedBackend("gitlab", backend)
+        with pytest.raises(BackendUnavailable, match=r"15\.5") as outage:
+            cached.authenticate("alice", gitlab.tokens[0].text)
+        assert "too old" in outage.value.description
+        assert outage.value.retry_after == 3600
+        (finding,) = [each for each in backend.diagnose() if each.severity is Severity.ERROR]
+        assert "15.5" in finding.remedy

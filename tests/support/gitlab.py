@@ -185,6 +185,7 @@ class StubGitLab:
         self.associations = True
         self.issuer = "gitlab-issuer"
         self.version = "17.11.2-ee"
+        self.describes_tokens = True
         #: Seconds by which its clock is ahead.
         self.clock_ahead = 0
         self.token_lifetime = 300
@@ -516,7 +517,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                     raise message(403, "403 Forbidden - Not authorized to access /api/v4/users")
                 name = query.get("username", "").lower()
                 raise Reply(200, [basic_user(user) for user in self.gitlab.users if user.username.lower() == name])
-            case ["personal_access_tokens", "self", *rest]:
+            case ["personal_access_tokens", "self", *rest] if self.gitlab.describes_tokens:
                 self.token_itself(caller, rest, query)
             case ["groups"]:
                 self.need(caller, READING, anonymous=True)

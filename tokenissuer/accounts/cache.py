@@ -106,7 +106,7 @@ class _Call(Generic[T]):
 def _copy(error: BaseException) -> RequestError:
     """Return a new error that says the same: the original holds a traceback, and with it the password."""
     if isinstance(error, BackendUnavailable):
-        return BackendUnavailable(error.reason, retry_after=error.retry_after)
+        return BackendUnavailable(error.reason, retry_after=error.retry_after, description=error.description)
     if isinstance(error, InvalidCredentials):
         kind = UnknownAccount if isinstance(error, UnknownAccount) else InvalidCredentials
         return kind(error.description, reason=error.reason, is_guess=error.is_guess)
