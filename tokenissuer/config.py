@@ -229,9 +229,12 @@ class Config:
             undo.pop_all()
         return Running(application, health, key.thumbprint, tuple(parts.made))
 
-    def groups_wanted(self, backend: str) -> frozenset[str]:
-        """Return the groups of this backend that access rules name."""
-        return frozenset().union(*(rule.groups for rule in self.rules if not rule.backends or backend in rule.backends))
+    def groups_wanted(self, backend: str) -> frozenset[str] | None:
+        """Return the groups of this backend that access rules name; None if any group may matter."""
+        rules = [rule for rule in self.rules if not rule.backends or backend in rule.backends]
+        if any(rule.needs_all_groups for rule in rules):
+            return None
+        return frozenset().union(*(rule.groups for rule in rules))
 
     def _throttle(self, key: SigningKey) -> Throttle | None:
         if not self.throttle.account and not self.throttle.address:
@@ -364,7 +367,7 @@ class _Parts:
         threads: Threads,
         secret: bytes,
         refresh: RefreshTokens | None,
-        groups_wanted: frozenset[str],
+        groups_wanted: frozenset[str] | None,
     ) -> CachedBackend:
         def make() -> CachedBackend:
             built = config.build()

@@ -207,6 +207,10 @@ class BackendUnavailable(RequestError):
         super().__init__(description, reason=reason)
 
 
+class QuotaExceeded(BackendUnavailable):
+    """A limit on questions to the backend is reached, ours or its own. The backend itself is well."""
+
+
 class StoreUnavailable(BackendUnavailable):
     """The session store cannot be read or written."""
 

@@ -81,9 +81,10 @@ class Glob:
             raise ValueError("a repository pattern is empty; use '**' for every repository")
         self._segments: Final = [_parse_segment(segment, text) for segment in text.split("/")]
         self._has_placeholder: Final = _PLACEHOLDER.search(text) is not None
-        self._names_groups: Final = "{group}" in text
+        #: Whether `{group}` is in it.
+        self.names_groups: Final = "{group}" in text
         self._without_values: Final = _filled(self._segments, {})
-        self._with_any_group: Final = Glob(text.replace("{group}", "*")) if self._names_groups else self
+        self._with_any_group: Final = Glob(text.replace("{group}", "*")) if self.names_groups else self
 
     @property
     def first_segment(self) -> str:
@@ -107,7 +108,7 @@ class Glob:
         # A name with a slash is not one segment, and may not stand for the repositories below somebody else's name.
         if account is None or ("{account}" in self.text and "/" in account.name):
             return False
-        if not self._names_groups:
+        if not self.names_groups:
             return _match_segments(_filled(self._segments, {"{account}": account.name}), segments)
         return any(
             _match_segments(_filled(self._segments, {"{account}": account.name, "{group}": group}), segments)
@@ -271,6 +272,12 @@ class Rule:
             or (self.deny and bool(self.groups) and not account.groups_known)
             or any(account.group_named(group) is not None for group in self.groups)
         )
+
+    @property
+    def needs_all_groups(self) -> bool:
+        """Whether `{group}` may stand for groups that the rule does not name."""
+        is_for_others = self.everyone or self.authenticated or bool(self.accounts)
+        return is_for_others and any(glob.names_groups for glob in self.repositories)
 
     def _groups_of(self, account: Identity | None) -> frozenset[str]:
         """Return what `{group}` stands for: if only its groups make the rule apply, then only the groups it names.

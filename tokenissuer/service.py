@@ -19,6 +19,9 @@ from tokenissuer.errors import (
     InvalidCredentials,
     InvalidRequest,
     NotFound,
+    QuotaExceeded,
+    RequestError,
+    TooManyAttempts,
     UnsupportedGrantType,
 )
 from tokenissuer.net import IPAddress
@@ -209,6 +212,7 @@ class TokenService:
         self, caller: Caller, login: Login | None, requested: Sequence[Access]
     ) -> tuple[tuple[Access, ...], str]:
         granted, reasons, spent, asked = [], [], 0.0, 0
+        limit: RequestError | None = None
         for access in requested:
             decision = self.policy.decide(caller, access)
             more: frozenset[str] = frozenset()
@@ -220,12 +224,18 @@ class TokenService:
                 if spent > MAX_GRANTS_SECONDS:
                     raise BackendUnavailable("the account source is too slow for all that is requested")
                 started = time.monotonic()
-                more = self._ask_backends(caller, login, access)
+                try:
+                    more = self._ask_backends(caller, login, access)
+                except (TooManyAttempts, QuotaExceeded) as error:
+                    # What the rules allow does not depend on it.
+                    limit = error
                 spent += time.monotonic() - started
             grant = decision.grant(access, more)
             if grant.actions:
                 granted.append(grant)
             reasons.append(_reason(access, decision, grant, login))
+        if limit is not None and not granted:
+            raise limit
         # Too little access is not an error:
         # https://distribution.github.io/distribution/spec/auth/token/#requesting-a-token
         return tuple(granted), "; ".join(reasons)

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import re
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from tokenissuer import Access, BackendUnavailable, Cache, Deadline, InvalidCredentials, UnknownAccount
@@ -34,7 +34,7 @@ _log: Final = logging.getLogger("tokenissuer.backends.gitlab")
 #: Seconds after which a GitLab that is too old may have been updated.
 _TOO_OLD_RETRY: Final = 3600
 #: Groups that rules name up to which each is asked for; of more, the list of all groups is read.
-MAX_NAMED: Final = 10
+MAX_NAMED: Final = 20
 
 #: The user name of every CI job.
 JOB_USER: Final = "gitlab-ci-token"
@@ -203,16 +203,11 @@ class Api:
             raise InvalidCredentials(reason="the token belongs to another user than the one named")
         if user.get("state") != "active":
             raise InvalidCredentials(reason=f"the user is {str(user.get('state'))[:20]!a} in GitLab")
-        if not self._groups or wanted == frozenset():
-            paths: frozenset[str] | None = frozenset()
-        elif scopes & _READING and wanted is not None and len(wanted) <= MAX_NAMED:
-            paths = self._groups_among(wanted, token, owner, deadline)
-        else:
-            paths = self._group_paths(token, scopes, deadline)
+        groups, are_known = self._groups_of(token, owner, scopes, wanted, deadline)
         return TokenAccount(
             name=str(user["username"]),
-            groups=paths or frozenset(),
-            groups_known=paths is not None,
+            groups=groups,
+            groups_known=are_known,
             credential=token,
             user_id=owner,
             scopes=scopes,
@@ -230,27 +225,41 @@ class Api:
             raise InvalidCredentials(reason="GitLab shows no user of this name")
         return rows[0]
 
-    def _groups_among(
-        self, wanted: frozenset[str], token: Credential, owner: int, deadline: Deadline
-    ) -> frozenset[str]:
-        """Return those of these groups of which the owner is a member, by whatever way.
+    def _groups_of(
+        self, token: Credential, owner: int, scopes: frozenset[str], wanted: frozenset[str] | None, deadline: Deadline
+    ) -> tuple[frozenset[str], bool]:
+        """Return the owner's groups, and whether all are among them that may matter."""
+        if not self._groups or wanted == frozenset():
+            return frozenset(), True
+        # A rule may mean another backend's group. None of the characters of a path means something in a URL.
+        named = None if wanted is None else [path for path in wanted if _GROUP_PATH.fullmatch(path)]
+        # GitLab would take a path of digits for a number.
+        can_ask = named is not None and len(named) <= MAX_NAMED and not any(path.isdigit() for path in named)
+        if named is not None and can_ask and scopes & _READING:
+            return self._groups_among(named, token, owner, deadline)
+        paths = self._group_paths(token, scopes, deadline)
+        # A list leaves out groups to which another group is invited, and a denial may be for one.
+        return paths or frozenset(), paths is not None and named is None
 
-        Also where the list of all groups would be long, or would leave out a group to which another one is invited.
-        """
-        found = set()
-        for path in wanted:
-            # A rule may mean another backend's group. None of these characters means something in a URL.
-            if not _GROUP_PATH.fullmatch(path):
-                continue
+    def _groups_among(
+        self, named: Sequence[str], token: Credential, owner: int, deadline: Deadline
+    ) -> tuple[frozenset[str], bool]:
+        """Ask for each of these groups whether the owner is a member, by whatever way."""
+        found, are_known = set(), True
+        for path in named:
             route = f"/api/v4/groups/{urllib.parse.quote(path, safe='')}/members/all/{owner}"
             try:
                 member = self._client.get(route, token, deadline).table()
-            except (Absent, Refused):
+            except Absent:
                 continue
-            is_active = member.get("id") == owner and member.get("state", "active") == "active"
-            if is_active and access_level(member) >= GUEST:
+            except Refused:
+                # Nobody has said that they are no member.
+                are_known = False
+                continue
+            states = (member.get("state", "active"), member.get("membership_state", "active"))
+            if member.get("id") == owner and states == ("active", "active") and access_level(member) >= GUEST:
                 found.add(path)
-        return frozenset(found)
+        return frozenset(found), are_known
 
     def _group_paths(self, token: Credential, scopes: frozenset[str], deadline: Deadline) -> frozenset[str] | None:
         """Return the full paths of the groups; None if the token does not show them, or there are too many."""

@@ -117,6 +117,11 @@ class GitLabBackend(Backend):
         root = urllib.parse.urlsplit(options.url).path.rstrip("/")
         self._api: Final = Api(self._client, self._replay, self._own, root, options.remember, groups=options.groups)
 
+    @property
+    def may_grant(self) -> bool:
+        """Whether roles in projects count."""
+        return self._options.grants
+
     def authenticate(self, username: str, password: str) -> Account:
         """Prove that the token is this user's.
 

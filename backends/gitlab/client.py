@@ -24,7 +24,7 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, ProtocolError
 
-from tokenissuer import BackendUnavailable, ConfigurationError, Deadline
+from tokenissuer import BackendUnavailable, ConfigurationError, Deadline, QuotaExceeded
 from tokenissuer_backends.gitlab.credential import Credential
 
 #: Seconds for one attempt to connect.
@@ -328,7 +328,7 @@ class _Pauses:
             if end is not None and left <= 0:
                 del self._ends[credential.fingerprint]
         if left > 0:
-            raise BackendUnavailable(f"{place}: GitLab's rate limit is reached", retry_after=int(left) + 1)
+            raise QuotaExceeded(f"{place}: GitLab's rate limit is reached", retry_after=int(left) + 1)
 
 
 class _Budget:
@@ -348,14 +348,14 @@ class _Budget:
         """Take one.
 
         Raises:
-            BackendUnavailable: if none is left.
+            QuotaExceeded: if none is left.
         """
         with self._lock:
             now = time.monotonic()
             self._left = min(self._number, self._left + (now - self._filled) * self._number / _MINUTE)
             self._filled = now
             if self._left < 1:
-                raise BackendUnavailable(
+                raise QuotaExceeded(
                     f"{place}: callers who have not logged in have used up what 'strangers' allows",
                     retry_after=math.ceil((1 - self._left) * _MINUTE / self._number),
                 )

@@ -79,7 +79,8 @@ class Replay:
         self._client: Final = client
         self._issuer: Final = issuer
         self._key: Final = key
-        self._grants: Final = Cache[frozenset[str]](lambda _: remember)
+        # None: switched off, which is remembered for all.
+        self._grants: Final = Cache[frozenset[str] | None](lambda found: 0 if found is None else remember)
         self._off_until = 0.0
 
     def authenticate(self, username: str, password: str, deadline: Deadline) -> LoginAccount:
@@ -127,7 +128,7 @@ class Replay:
         if time.monotonic() < self._off_until:
             raise SwitchedOff
 
-        def ask() -> frozenset[str]:
+        def ask() -> frozenset[str] | None:
             try:
                 issued = self._issued(credential, (str(access),), deadline)
             except Refused as answer:
@@ -135,10 +136,13 @@ class Replay:
                 return NOTHING
             except Absent:
                 self._off_until = time.monotonic() + _OFF_SECONDS
-                raise SwitchedOff from None
+                return None
             return issued.granted.get(access.name, NOTHING) & access.actions
 
-        return self._grants.ask((credential.fingerprint, str(access)), ask, deadline.remaining())
+        found = self._grants.ask((credential.fingerprint, str(access)), ask, deadline.remaining())
+        if found is None:
+            raise SwitchedOff
+        return found
 
     def _issued(self, credential: Credential, scopes: tuple[str, ...], deadline: Deadline) -> Issued:
         query = [("service", SERVICE), *(("scope", scope) for scope in scopes)]

@@ -116,6 +116,9 @@ def test_nginx_registry_and_issuer_of_the_example_work_together(beside: Beside, 
     bearer = {"Authorization": f"Bearer {body['token']}"}
     assert ask(https, "registry.example.com", "/v2/team/app/tags/list", bearer)[0] == 404
     assert ask(https, "registry.example.com", "/v2/other/app/tags/list", bearer)[0] == 401
+    for other in ("/jwt/auth/", "/jwt/auth.json", "/jwt/auth%2e", "/jwt//auth/"):
+        assert ask(https, "gitlab.example.com", f"{other}?service=container_registry", login)[0] in (404, 200)
+        assert gitlab.asked("/jwt/auth/") == gitlab.asked("/jwt/auth.") == 0
     # Everything else is still GitLab's.
     assert ask(https, "gitlab.example.com", "/-/health", {})[0] == ask(https, "gitlab.example.com", "/no-such-page")[0]
     assert ask(https, "registry.example.com", "/")[0] == 404

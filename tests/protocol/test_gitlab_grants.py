@@ -347,6 +347,17 @@ def test_many_at_once_ask_once(gitlab: StubGitLab, backend: GitLabBackend, alice
     assert len(gitlab.requests) == 1
 
 
+def test_many_at_once_find_out_together_that_the_registry_is_switched_off(
+    gitlab: StubGitLab, backend: GitLabBackend, alice: Account
+) -> None:
+    """And each gets what its role allows."""
+    gitlab.registry_enabled = False
+    member(gitlab, "team/app", 30)
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda _: backend.grants(alice, access("team/app", "pull", "push")), range(8)))
+    assert set(answers) == {PP}
+
+
 def test_what_one_account_may_is_not_what_another_may(gitlab: StubGitLab, backend: GitLabBackend) -> None:
     """Nor what one of its tokens may is what another may."""
     alice, bob = gitlab.user("alice"), gitlab.user("bob")

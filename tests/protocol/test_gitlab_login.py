@@ -314,8 +314,35 @@ def test_few_groups_that_rules_name_are_asked_for_one_by_one(gitlab: StubGitLab,
     assert account.groups == {"team/sub", "invited"}
     assert account.groups_known
     assert gitlab.asked("/groups/") == 5
-    backend.groups_wanted = frozenset(f"group{number}" for number in range(11))
-    assert backend.authenticate("alice", gitlab.token(alice, "read_api")).groups == {"team/sub"}
+    # Lists leave invited groups out, and a path of digits would be a group's number.
+    for wanted in ({f"group{number}" for number in range(21)}, {"2024"}):
+        backend.groups_wanted = frozenset(wanted)
+        account = backend.authenticate("alice", gitlab.token(alice, "read_api"))
+        assert account.groups == {"team/sub"}
+        assert not account.groups_known
+    assert not gitlab.asked("/groups/2024")
+
+
+def test_only_a_plain_no_says_that_somebody_is_no_member(gitlab: StubGitLab, backend: GitLabBackend) -> None:
+    """A refusal may have any cause, and who waits for approval is none yet."""
+    alice = gitlab.user("alice")
+    group = gitlab.group("team", {alice.id: 30})
+    backend.groups_wanted = frozenset({"team"})
+    group.state = "awaiting"
+    account = backend.authenticate("alice", gitlab.token(alice, "read_api"))
+    assert (account.groups, account.groups_known) == (frozenset(), True)
+    group.is_refused = True
+    account = backend.authenticate("alice", gitlab.token(alice, "read_api"))
+    assert (account.groups, account.groups_known) == (frozenset(), False)
+
+
+def test_a_denial_is_not_escaped_by_a_token_that_shows_less(gitlab: StubGitLab, backend: GitLabBackend) -> None:
+    """Such a token does not show the groups to which another group is invited."""
+    alice = gitlab.user("alice")
+    gitlab.group("contractors", {}).invited = {alice.id: 30}
+    backend.groups_wanted = frozenset({"contractors"})
+    assert backend.authenticate("alice", gitlab.token(alice, "read_api")).groups == {"contractors"}
+    assert not backend.authenticate("alice", gitlab.token(alice, "read_registry")).groups_known
 
 
 def test_groups_of_registry_tokens_are_none_where_gitlab_cannot_tell_them(

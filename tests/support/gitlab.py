@@ -81,6 +81,8 @@ class Project:
     direct: dict[int, int] = field(default_factory=dict)
     inherited: dict[int, int] = field(default_factory=dict)
     invited: dict[int, int] = field(default_factory=dict)
+    state: str = "active"
+    is_refused: bool = False
     archived: bool = False
     former_paths: list[str] = field(default_factory=list)
     #: Tags that only maintainers may push: in tokens, for GitLab's own registry.
@@ -97,6 +99,8 @@ class Group:
     members: dict[int, int]
     visibility: str = "private"
     invited: dict[int, int] = field(default_factory=dict)
+    state: str = "active"
+    is_refused: bool = False
 
 
 @dataclass
@@ -628,7 +632,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             for user in self.gitlab.users:
                 level = max(group.members.get(user.id, 0), group.invited.get(user.id, 0))
                 if group.path.lower() == path.lower() and str(user.id) == number and level:
-                    raise Reply(200, {**basic_user(user), "access_level": level, "membership_state": "active"})
+                    if group.is_refused:
+                        raise message(403, "403 Forbidden")
+                    raise Reply(200, {**basic_user(user), "access_level": level, "membership_state": group.state})
         raise message(404, "404 Not found")
 
     def project(self, caller: Caller, id_: str, rest: list[str]) -> None:

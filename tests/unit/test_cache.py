@@ -17,7 +17,7 @@ from tokenissuer.accounts.backend import Account, Backend
 from tokenissuer.accounts.cache import CachedBackend, CacheOptions
 from tokenissuer.accounts.chain import Chain
 from tokenissuer.accounts.limit import Limit, Threads
-from tokenissuer.errors import BackendUnavailable, InternalError, InvalidCredentials, UnknownAccount
+from tokenissuer.errors import BackendUnavailable, InternalError, InvalidCredentials, QuotaExceeded, UnknownAccount
 
 
 class Clock:
@@ -437,3 +437,13 @@ def test_who_waits_for_an_identical_question_holds_no_place() -> None:
         is_over.set()
         assert {push.result().name for push in pushes} == {"alice"}
     assert sorted(backend.asked) == [("alice", "right"), ("bob", "right")]
+
+
+def test_a_limit_on_questions_is_no_sign_that_a_backend_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the question has taken before."""
+    monkeypatch.setattr(limit, "SLOW", 0.0)
+    for error, hangs in ((QuotaExceeded("enough"), False), (BackendUnavailable("no answer"), True)):
+        places = limit.Limit(1)
+        with pytest.raises(BackendUnavailable), places.place():
+            raise error
+        assert places._hangs is hangs

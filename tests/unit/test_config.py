@@ -356,13 +356,20 @@ def test_a_group_that_users_of_another_backend_can_make_is_named(set_up: Path) -
         ('groups = ["dev", "Ops"]', {"dev", "Ops"}, {"dev", "Ops"}),
         ('groups = ["dev"]\nbackends = ["gitlab"]', set(), {"dev"}),
         ('effect = "deny"\ngroups = ["dev"]', {"dev"}, {"dev"}),
+        ('effect = "deny"\nauthenticated = true\nrepositories = ["{group}/**"]', None, None),
+        ('accounts = ["x"]\nrepositories = ["{group}/**"]\nbackends = ["gitlab"]', set(), None),
+        ('groups = ["dev"]\nrepositories = ["{group}/**"]', {"dev"}, {"dev"}),
     ],
 )
-def test_a_backend_knows_which_groups_rules_name(set_up: Path, rule: str, htpasswd: set[str], gitlab: set[str]) -> None:
-    """It need not find others."""
+def test_a_backend_knows_which_groups_rules_name(
+    set_up: Path, rule: str, htpasswd: set[str] | None, gitlab: set[str] | None
+) -> None:
+    """It need not find others, unless `{group}` may stand for any."""
+    repositories = "" if "repositories" in rule else 'repositories = ["x"]\n'
     more = '[[backends]]\ntype = "gitlab"\nurl = "https://gitlab.example.com"\n'
     path = set_up / "tokenissuer.toml"
-    path.write_text(f'{GOOD}{more}[[access]]\n{rule}\nrepositories = ["x"]\nactions = ["pull"]\n')
+    path.write_text(f'{GOOD}{more}[[access]]\n{rule}\n{repositories}actions = ["pull"]\n')
     config = load_config(path)
-    assert config.groups_wanted("htpasswd") == htpasswd
-    assert config.groups_wanted("gitlab") == gitlab
+    for name, wanted in (("htpasswd", htpasswd), ("gitlab", gitlab)):
+        found = config.groups_wanted(name)
+        assert (None if found is None else set(found)) == wanted

@@ -13,7 +13,14 @@ from tokenissuer.accounts.backend import Account, Backend
 from tokenissuer.accounts.cache import CachedBackend
 from tokenissuer.accounts.chain import Chain
 from tokenissuer.accounts.throttle import Throttle, ThrottleOptions
-from tokenissuer.errors import AccessDenied, BackendUnavailable, InvalidCredentials, InvalidRequest, UnknownAccount
+from tokenissuer.errors import (
+    AccessDenied,
+    BackendUnavailable,
+    InvalidCredentials,
+    InvalidRequest,
+    QuotaExceeded,
+    UnknownAccount,
+)
 from tokenissuer.policy import Glob, Policy, Rule
 from tokenissuer.scope import Access
 from tokenissuer.service import MAX_STRANGERS_REPOSITORIES, Password, TokenRequest, TokenService
@@ -201,6 +208,27 @@ def test_a_source_is_asked_about_few_repositories_for_a_stranger(key: SigningKey
     chain = Chain([CachedBackend("memory", Fixed()), CachedBackend("open", Counting())])
     one = TokenService(Issuer("x", key, 900, {}), chain, Policy([]), ["one"])
     assert len(one.respond(asked(*wanted, login=ALICE)).granted) == 40
+
+
+class Limited(Fixed):
+    """Has answered too many questions on nobody's behalf."""
+
+    def authenticate(self, username: str, password: str) -> Account:
+        raise UnknownAccount
+
+    def grants(self, account: Account | None, access: Access) -> frozenset[str]:
+        raise QuotaExceeded("enough")
+
+
+@pytest.mark.parametrize("login", [None, ALICE], ids=["not logged in", "logged in with another source"])
+def test_what_rules_allow_does_not_depend_on_a_limit_for_strangers(key: SigningKey, login: Password | None) -> None:
+    """Only who gets nothing at all is told to wait."""
+    chain = Chain([CachedBackend("memory", Fixed()), CachedBackend("limited", Limited())])
+    one = TokenService(Issuer("x", key, 900, {}), chain, Policy([rule("pull", everyone=True)]), ["one"])
+    wanted = [repository("a/b", "pull", "push"), repository("other", "pull")]
+    assert one.respond(asked(*wanted, login=login)).granted == (repository("a/b", "pull"),)
+    with pytest.raises(QuotaExceeded):
+        one.respond(asked(repository("other", "pull"), login=login))
 
 
 def test_a_source_that_grants_nothing_itself_is_not_asked(key: SigningKey) -> None:

@@ -412,3 +412,17 @@ def test_strangers_are_slowed_down_by_what_is_not_granted(world: World) -> None:
     assert not ask("invented/8", ELSEWHERE)
     assert world.login("alice", "alice-right") == 200
     assert world.guess("bob", 3) == [401] * 3
+
+
+def test_a_question_that_cannot_be_answered_counts_for_a_stranger(world: World) -> None:
+    """What it cost is gone: else fresh names could use up all that strangers may ask."""
+
+    def fail() -> frozenset[str]:
+        raise BackendUnavailable("too many")
+
+    address = ipaddress.ip_address(HOME)
+    for number in range(9):
+        with pytest.raises(BackendUnavailable):
+            world.throttle.ask_for_stranger(f"invented/{number}", address, fail)
+    with pytest.raises(TooManyAttempts):
+        world.throttle.ask_for_stranger("one more", address, fail)

@@ -89,6 +89,11 @@ class Backend(ABC):
     def __init__(self, options: Any) -> None:
         self.options = options
 
+    @property
+    def may_grant(self) -> bool:
+        """Whether `grants` is worth asking."""
+        return type(self).grants is not Backend.grants
+
     @abstractmethod
     def authenticate(self, username: str, password: str) -> Account:
         """Prove that the password is this account's.

@@ -19,7 +19,14 @@ from typing import Final, Generic, TypeVar
 from tokenissuer.accounts.backend import Account, Backend
 from tokenissuer.accounts.limit import MAX_CALLS, Limit, Threads
 from tokenissuer.accounts.refusals import Refusals
-from tokenissuer.errors import BackendUnavailable, InternalError, InvalidCredentials, RequestError, UnknownAccount
+from tokenissuer.errors import (
+    BackendUnavailable,
+    InternalError,
+    InvalidCredentials,
+    QuotaExceeded,
+    RequestError,
+    UnknownAccount,
+)
 from tokenissuer.options import option
 from tokenissuer.scope import Access
 
@@ -106,7 +113,8 @@ class _Call(Generic[T]):
 def _copy(error: BaseException) -> RequestError:
     """Return a new error that says the same: the original holds a traceback, and with it the password."""
     if isinstance(error, BackendUnavailable):
-        return BackendUnavailable(error.reason, retry_after=error.retry_after, description=error.description)
+        kind_of = QuotaExceeded if isinstance(error, QuotaExceeded) else BackendUnavailable
+        return kind_of(error.reason, retry_after=error.retry_after, description=error.description)
     if isinstance(error, InvalidCredentials):
         kind = UnknownAccount if isinstance(error, UnknownAccount) else InvalidCredentials
         return kind(error.description, reason=error.reason, is_guess=error.is_guess)
@@ -282,7 +290,7 @@ class CachedBackend:
         Raises:
             BackendUnavailable: if it cannot answer, or too many calls are under way.
         """
-        if type(self.backend).grants is Backend.grants:
+        if not self.backend.may_grant:
             return frozenset()
         with self._named(), self._threads.hold(stalled=self._limit.is_stalled) as wait:
             return self._call("grants", lambda: self.backend.grants(account, access), wait)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tokenissuer.accounts.backend import Account, Backend
+from tokenissuer.accounts.backend import Account
 from tokenissuer.accounts.cache import CachedBackend
 from tokenissuer.errors import ConfigurationError, InvalidCredentials, UnknownAccount
 
@@ -39,7 +39,7 @@ class Chain:
             raise ConfigurationError("no backend is configured; add a [[backends]] table")
         self.backends: Final = tuple(backends)
         #: Whether any of them allows actions itself.
-        self.grants: Final = any(type(each.backend).grants is not Backend.grants for each in backends)
+        self.grants: Final = any(each.backend.may_grant for each in backends)
 
     def authenticate(self, username: str, password: str) -> Login:
         """Prove that the password is this account's.

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from tokenissuer.errors import BackendUnavailable
+from tokenissuer.errors import BackendUnavailable, QuotaExceeded
 
 #: Calls to one backend under way at once: more make a directory slower, not faster.
 MAX_CALLS: Final = 16
@@ -97,8 +97,8 @@ class Limit:
         failed = False
         try:
             yield
-        except BackendUnavailable:
-            failed = True
+        except BackendUnavailable as error:
+            failed = not isinstance(error, QuotaExceeded)
             raise
         finally:
             self._leave(is_retry=is_retry, failed=failed, hangs=failed and time.monotonic() - started > SLOW)

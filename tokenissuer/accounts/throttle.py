@@ -266,16 +266,20 @@ class Throttle:
         Raises:
             TooManyAttempts: if there were too many such questions before.
         """
-        addresses = [self._digest(place, "strangers") for place in self._addresses(address)]
+        addresses = [self._digest(place, "\0strangers") for place in self._addresses(address)]
         attempt = _Attempt(tuple(_Place(place, "") for place in addresses), self._digest(addresses[-1], question))
         try:
             self._ask(lambda counters: counters.admit(attempt, 0))
         except TooManyAttempts as error:
             raise TooManyAttempts(error.retry_after, "strangers") from None
-        granted = ask()
-        if not granted:
-            self._ask(lambda counters: counters.count(attempt, is_guess=False))
-        return granted
+        granted: frozenset[str] = frozenset()
+        try:
+            granted = ask()
+            return granted
+        finally:
+            # Also if it could not be answered: what it cost is gone.
+            if not granted:
+                self._ask(lambda counters: counters.count(attempt, is_guess=False))
 
     def _begin(self, attempt: _Attempt) -> int:
         """Note that a password is being tried, and return how many others were before it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -48,8 +49,10 @@ class _Part:
                 self._has_result.clear()
             if self._started is not None or now - self._probed < PROBE_INTERVAL:
                 return
-            self._started = now
-        threading.Thread(target=self._run, name=f"probe of {self._name}", daemon=True).start()
+            # Without a thread there is no probe; the next question tries again.
+            with contextlib.suppress(RuntimeError):
+                threading.Thread(target=self._run, name=f"probe of {self._name}", daemon=True).start()
+                self._started = now
 
     def trouble(self, wait: float) -> str:
         """Return why it is down; empty if it is up.

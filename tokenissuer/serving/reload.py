@@ -75,8 +75,8 @@ class ReloadingApplication:
                 # The process may have waited for hours, and an account may be gone since.
                 self._replace()
             threading.Thread(target=self._watch, name="reload", daemon=True).start()
-            self._running.health.probe()
             self._watcher = pid
+            self._running.health.probe()
 
     def reload(self) -> None:
         """Build it again soon, whether or not a file has changed. A signal handler may call this."""
