@@ -162,7 +162,7 @@ class TooManyAttempts(RequestError):
 
     Args:
         retry_after: seconds until one more is allowed.
-        limit: which limit was reached, for the log: `account`, `address`, or `strangers` for questions without a login.
+        limit: which limit was reached, for the log: `account`, `address`, or `anonymous` for questions without a login.
     """
 
     status = 429
@@ -172,7 +172,7 @@ class TooManyAttempts(RequestError):
     def __init__(self, retry_after: int, limit: str) -> None:
         self.retry_after = retry_after
         self.limit = limit
-        what = "wrong passwords" if limit != "strangers" else "requests without a login for what is not public"
+        what = "wrong passwords" if limit != "anonymous" else "requests without a login for what is not public"
         super().__init__(
             f"too many {what} from your address; try again in {retry_after} seconds",
             reason=f"too many different {what} (limit: {limit})",

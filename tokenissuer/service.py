@@ -34,7 +34,7 @@ from tokenissuer.signing.issuer import AccessToken, Issuer
 #: everything, and there may be 40 repositories.
 MAX_GRANTS_SECONDS: Final = 3.0
 #: Repositories about which the backends are asked in one request of a caller who has not logged in.
-MAX_STRANGERS_REPOSITORIES: Final = 5
+MAX_ANONYMOUS_REPOSITORIES: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,14 +212,14 @@ class TokenService:
         self, caller: Caller, login: Login | None, requested: Sequence[Access]
     ) -> tuple[tuple[Access, ...], str]:
         granted, reasons, spent, asked = [], [], 0.0, 0
-        limit: RequestError | None = None
+        refusal: RequestError | None = None
         for access in requested:
             decision = self.policy.decide(caller, access)
             more: frozenset[str] = frozenset()
-            # No backend is asked about what the rules have decided: it may be down, or slow. Nor about long lists for
-            # callers who have not logged in: a stranger could have all of an account source's time.
+            # No backend is asked about what the rules have decided: it may be down, or slow. For an anonymous caller it
+            # is asked about a few repositories only: else anybody could take all of its time.
             is_open = access.is_repository and not access.actions <= decision.allowed | decision.denied
-            if self.chain.grants and is_open and (login is not None or asked < MAX_STRANGERS_REPOSITORIES):
+            if self.chain.grants and is_open and (login is not None or asked < MAX_ANONYMOUS_REPOSITORIES):
                 asked += 1
                 if spent > MAX_GRANTS_SECONDS:
                     raise BackendUnavailable("the account source is too slow for all that is requested")
@@ -227,15 +227,15 @@ class TokenService:
                 try:
                     more = self._ask_backends(caller, login, access)
                 except (TooManyAttempts, QuotaExceeded) as error:
-                    # What the rules allow does not depend on it.
-                    limit = error
+                    # The rules' own answer stays good.
+                    refusal = error
                 spent += time.monotonic() - started
             grant = decision.grant(access, more)
             if grant.actions:
                 granted.append(grant)
             reasons.append(_reason(access, decision, grant, login))
-        if limit is not None and not granted:
-            raise limit
+        if refusal is not None and not granted:
+            raise refusal
         # Too little access is not an error:
         # https://distribution.github.io/distribution/spec/auth/token/#requesting-a-token
         return tuple(granted), "; ".join(reasons)
@@ -243,7 +243,8 @@ class TokenService:
     def _ask_backends(self, caller: Caller, login: Login | None, access: Access) -> frozenset[str]:
         if login is None and self._throttle is not None:
             question = f"{access.name}:{sorted(access.actions)}"
-            return self._throttle.ask_for_stranger(question, caller.address, lambda: self._backend_grants(None, access))
+            ask = self._throttle.ask_for_anonymous
+            return ask(question, caller.address, lambda: self._backend_grants(None, access))
         return self._backend_grants(login, access)
 
     def _backend_grants(self, login: Login | None, access: Access) -> frozenset[str]:

@@ -7,6 +7,7 @@ import logging
 import re
 import urllib.parse
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from tokenissuer import Access, BackendUnavailable, Cache, Deadline, InvalidCredentials, UnknownAccount
@@ -65,6 +66,19 @@ _USERNAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,255}", re.ASCII)
 _GROUP_PATH: Final = re.compile(r"[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)*", re.ASCII)
 _JOB_PAGE: Final = re.compile(r"/(?P<project>[^?#]+)/-/jobs/[0-9]+")
 _GROUP_PAGE: Final = re.compile(r"/groups/(?P<group>[^?#]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """The groups of an account.
+
+    Args:
+        paths: full paths.
+        are_complete: whether none is missing that may matter.
+    """
+
+    paths: frozenset[str]
+    are_complete: bool
 
 
 def is_username(text: str) -> bool:
@@ -167,7 +181,7 @@ class Api:
             BackendUnavailable: if GitLab cannot tell.
         """
         paths = candidates(access)
-        return self._public_actions(self._own.for_strangers(), paths, deadline) if paths else NOTHING
+        return self._public_actions(self._own.for_anonymous(), paths, deadline) if paths else NOTHING
 
     def find_user(self, username: str, deadline: Deadline) -> tuple[Mapping[str, Any], ...]:
         """Return the user of this name as our own credential sees it; nothing if there is none.
@@ -203,11 +217,11 @@ class Api:
             raise InvalidCredentials(reason="the token belongs to another user than the one named")
         if user.get("state") != "active":
             raise InvalidCredentials(reason=f"the user is {str(user.get('state'))[:20]!a} in GitLab")
-        groups, are_known = self._groups_of(token, owner, scopes, wanted, deadline)
+        groups = self._groups_of(token, owner, scopes, wanted, deadline)
         return TokenAccount(
             name=str(user["username"]),
-            groups=groups,
-            groups_known=are_known,
+            groups=groups.paths,
+            groups_known=groups.are_complete,
             credential=token,
             user_id=owner,
             scopes=scopes,
@@ -227,25 +241,22 @@ class Api:
 
     def _groups_of(
         self, token: Credential, owner: int, scopes: frozenset[str], wanted: frozenset[str] | None, deadline: Deadline
-    ) -> tuple[frozenset[str], bool]:
-        """Return the owner's groups, and whether all are among them that may matter."""
+    ) -> Groups:
         if not self._groups or wanted == frozenset():
-            return frozenset(), True
+            return Groups(frozenset(), are_complete=True)
+        if wanted is None:
+            return self._listed_groups(token, scopes, deadline)
         # A rule may mean another backend's group. None of the characters of a path means something in a URL.
-        named = None if wanted is None else [path for path in wanted if _GROUP_PATH.fullmatch(path)]
+        named = [path for path in wanted if _GROUP_PATH.fullmatch(path)]
         # GitLab would take a path of digits for a number.
-        can_ask = named is not None and len(named) <= MAX_NAMED and not any(path.isdigit() for path in named)
-        if named is not None and can_ask and scopes & _READING:
+        if scopes & _READING and len(named) <= MAX_NAMED and not any(path.isdigit() for path in named):
             return self._groups_among(named, token, owner, deadline)
-        paths = self._group_paths(token, scopes, deadline)
-        # A list leaves out groups to which another group is invited, and a denial may be for one.
-        return paths or frozenset(), paths is not None and named is None
+        # The list leaves out groups to which another group is invited, and a denial may name one.
+        return Groups(self._listed_groups(token, scopes, deadline).paths, are_complete=False)
 
-    def _groups_among(
-        self, named: Sequence[str], token: Credential, owner: int, deadline: Deadline
-    ) -> tuple[frozenset[str], bool]:
-        """Ask for each of these groups whether the owner is a member, by whatever way."""
-        found, are_known = set(), True
+    def _groups_among(self, named: Sequence[str], token: Credential, owner: int, deadline: Deadline) -> Groups:
+        """Ask for each of these groups whether the owner is a member, invited groups included."""
+        found, are_complete = set(), True
         for path in named:
             route = f"/api/v4/groups/{urllib.parse.quote(path, safe='')}/members/all/{owner}"
             try:
@@ -253,31 +264,30 @@ class Api:
             except Absent:
                 continue
             except Refused:
-                # Nobody has said that they are no member.
-                are_known = False
+                # GitLab has not said that the owner is no member.
+                are_complete = False
                 continue
             states = (member.get("state", "active"), member.get("membership_state", "active"))
             if member.get("id") == owner and states == ("active", "active") and access_level(member) >= GUEST:
                 found.add(path)
-        return frozenset(found), are_known
+        return Groups(frozenset(found), are_complete)
 
-    def _group_paths(self, token: Credential, scopes: frozenset[str], deadline: Deadline) -> frozenset[str] | None:
-        """Return the full paths of the groups; None if the token does not show them, or there are too many."""
+    def _listed_groups(self, token: Credential, scopes: frozenset[str], deadline: Deadline) -> Groups:
         # Without a minimum GitLab lists every public group as well.
         members_only = [("min_access_level", str(GUEST))]
         try:
             if scopes & _READING:
                 pages = self._client.pages("/api/v4/groups", token, deadline, members_only)
-                return frozenset(_text(row, "full_path").lower() for page in pages for row in page.rows())
-            pages = self._client.pages(f"{TOKEN_ROUTE}/associations", token, deadline, members_only)
-            return frozenset(
-                self._page_path(_GROUP_PAGE, row) for page in pages for row in _list(page.table(), "groups")
-            )
-        except Absent:
-            # GitLab before 17.4 does not tell with such a token.
-            return None
-        except TooManyPages:
-            return None
+                paths = frozenset(_text(row, "full_path").lower() for page in pages for row in page.rows())
+            else:
+                pages = self._client.pages(f"{TOKEN_ROUTE}/associations", token, deadline, members_only)
+                paths = frozenset(
+                    self._page_path(_GROUP_PAGE, row) for page in pages for row in _list(page.table(), "groups")
+                )
+        except (Absent, TooManyPages):
+            # GitLab before 17.4 does not show them to a token with only registry scopes.
+            return Groups(frozenset(), are_complete=False)
+        return Groups(paths, are_complete=True)
 
     def _page_path(self, pattern: re.Pattern[str], row: Any) -> str:
         """Read a group's or project's full path from the address of a page of it."""

@@ -77,9 +77,7 @@ class GitLabOptions:
     plain_http: bool = option("true: use an http: address, on which passwords can be read", default=False)
     timeout: int = option("seconds after which one login, or one question about rights, fails; at most 6", default=5)
     connections: int = option("requests to GitLab at once", default=10)
-    strangers: int = option(
-        "requests to GitLab in a minute on behalf of callers who have not logged in, at least 1", default=40
-    )
+    anonymous_requests: int = option("requests to GitLab in a minute for anonymous callers, at least 1", default=40)
     remember: int = option("seconds an answer about a project is remembered; at most 300, 0 for not at all", default=30)
 
     def __post_init__(self) -> None:
@@ -95,7 +93,7 @@ class GitLabOptions:
         for name, value, low, high in (
             ("timeout", self.timeout, 1, _MAX_TIMEOUT),
             ("connections", self.connections, 1, 1000),
-            ("strangers", self.strangers, 1, 1_000_000),
+            ("anonymous_requests", self.anonymous_requests, 1, 1_000_000),
             ("remember", self.remember, 0, _MAX_REMEMBER),
         ):
             if not low <= value <= high:
@@ -111,7 +109,7 @@ class GitLabBackend(Backend):
     def __init__(self, options: GitLabOptions) -> None:
         self._options: Final = options
         self._own: Final = personal_access_token(options.token.reveal()) if options.token else ANONYMOUS
-        self._client: Final = Client(options.url, options.ca_file, options.connections, options.strangers)
+        self._client: Final = Client(options.url, options.ca_file, options.connections, options.anonymous_requests)
         key = None if options.certificate is None else _public_key(options.certificate)
         self._replay: Final = Replay(self._client, options.issuer, key, options.remember)
         root = urllib.parse.urlsplit(options.url).path.rstrip("/")
@@ -190,17 +188,18 @@ class GitLabBackend(Backend):
         return self._api.authenticate(username, password, deadline, wanted=self.groups_wanted)
 
     def _grants(self, account: Account | None, access: Access, deadline: Deadline) -> frozenset[str]:
-        if self._options.mode == "jwt":
-            credential = account.credential if isinstance(account, GitLabAccount) else ANONYMOUS.for_strangers()
-            try:
-                if account is None:
-                    return self._replay.public_grants(credential, access, deadline)
-                return self._replay.grants(credential, access, deadline)
-            except SwitchedOff:
-                raise BackendUnavailable("GitLab's own container registry is switched off") from None
-        if account is None:
-            return self._api.public_grants(access, deadline)
-        return self._api.grants(account, access, deadline) if isinstance(account, GitLabAccount) else NOTHING
+        if account is not None and not isinstance(account, GitLabAccount):
+            return NOTHING
+        if self._options.mode == "api":
+            if account is None:
+                return self._api.public_grants(access, deadline)
+            return self._api.grants(account, access, deadline)
+        try:
+            if account is None:
+                return self._replay.public_grants(ANONYMOUS.for_anonymous(), access, deadline)
+            return self._replay.grants(account.credential, access, deadline)
+        except SwitchedOff:
+            raise BackendUnavailable("GitLab's own container registry is switched off") from None
 
     def _ask(self, question: Callable[[Deadline], T]) -> T:
         try:

@@ -43,7 +43,7 @@ MAX_RETRY_AFTER: Final = 3600
 _MAX_PAUSES: Final = 1000
 
 _MINUTE: Final = 60.0
-# What tokenissuer answers to itself.
+# The status with which tokenissuer answers its own requests.
 _LOOP: Final = 508
 _RENAMED: Final = re.compile(r"/api/v4/projects/[0-9]+(?:[/?]|$)")
 
@@ -72,7 +72,7 @@ class Absent(GitLabAnswer):
 
 
 class TooManyPages(GitLabAnswer):
-    """A list that is longer than anybody reads."""
+    """The list has more pages than are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,18 +150,18 @@ class Client:
         url: its address, with the path it is installed under if any.
         ca_file: certificates to trust instead of the system's.
         connections: requests under way at once.
-        strangers: requests in a minute on behalf of callers who have not logged in.
+        anonymous_requests: requests in a minute for anonymous callers.
 
     Raises:
         ConfigurationError: if the certificates cannot be read.
     """
 
-    def __init__(self, url: str, ca_file: Path | None, connections: int, strangers: int) -> None:
+    def __init__(self, url: str, ca_file: Path | None, connections: int, anonymous_requests: int) -> None:
         parts = urllib.parse.urlsplit(url)
         self._root: Final = parts.path.rstrip("/")
         self._name: Final = parts.netloc
         self._pauses: Final = _Pauses()
-        self._strangers: Final = _Budget(strangers)
+        self._anonymous: Final = _Budget(anonymous_requests)
         # `block`: never more connections than these, so that a slow GitLab cannot use up threads and sockets.
         shared: dict[str, Any] = {"port": parts.port, "maxsize": connections, "block": True, "retries": False}
         self._pool: urllib3.HTTPConnectionPool
@@ -189,8 +189,8 @@ class Client:
         """
         place = f"{self._name} {path}"
         self._pauses.check(credential, place)
-        if credential.is_for_strangers:
-            self._strangers.spend(place)
+        if credential.is_for_anonymous:
+            self._anonymous.spend(place)
         answer = self._exchange(path, credential, deadline, query, place)
         if answer.status == 200:
             return answer
@@ -214,7 +214,7 @@ class Client:
             query: as for `get`, without the page.
 
         Raises:
-            TooManyPages: if there are more than anybody reads.
+            TooManyPages: if there are more than `MAX_PAGES`.
         """
         for page in range(1, MAX_PAGES + 1):
             numbers = [("per_page", str(PER_PAGE)), ("page", str(page))]
@@ -287,7 +287,7 @@ class Client:
             target = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}"
         except ValueError:
             return BackendUnavailable(f"{answer.place}: redirected ({answer.status}) to an unreadable address")
-        # From a path to a number, whatever host GitLab takes itself for. Another host's keeps what was asked.
+        # GitLab redirects from the old path to the number of the project. Other redirects keep the path that was asked.
         if answer.status == 301 and _RENAMED.search(parts.path) and not _RENAMED.search(answer.place):
             # GitLab's own registry does not follow renamed projects either.
             return Absent(301, "the project has another path now", answer.date)
@@ -348,7 +348,7 @@ class _Budget:
         """Take one.
 
         Raises:
-            QuotaExceeded: if none is left.
+            QuotaExceeded: if the requests of this minute are used up.
         """
         with self._lock:
             now = time.monotonic()
@@ -356,7 +356,7 @@ class _Budget:
             self._filled = now
             if self._left < 1:
                 raise QuotaExceeded(
-                    f"{place}: callers who have not logged in have used up what 'strangers' allows",
+                    f"{place}: anonymous callers have used up 'anonymous_requests'",
                     retry_after=math.ceil((1 - self._left) * _MINUTE / self._number),
                 )
             self._left -= 1

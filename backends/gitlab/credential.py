@@ -24,27 +24,27 @@ class Credential:
     Args:
         header: the header's name; empty for the anonymous caller.
         value: the header's value.
-        is_for_strangers: whether it is sent on behalf of callers who have not logged in.
+        is_for_anonymous: whether it is sent for an anonymous caller.
     """
 
-    __slots__ = ("__value", "fingerprint", "header", "is_for_strangers")
+    __slots__ = ("__value", "fingerprint", "header", "is_for_anonymous")
 
-    def __init__(self, header: str, value: str, *, is_for_strangers: bool = False) -> None:
+    def __init__(self, header: str, value: str, *, is_for_anonymous: bool = False) -> None:
         self.header: Final = header
         self.__value: Final = value
-        self.is_for_strangers: Final = is_for_strangers
-        #: Tells credentials apart without revealing them. Strangers have their own: what GitLab refuses to them for
-        #: some time, it does not refuse to others.
-        text = f"{is_for_strangers}:{header}:{value}"
+        self.is_for_anonymous: Final = is_for_anonymous
+        #: Tells credentials apart without revealing them. Requests for anonymous callers have another fingerprint:
+        #: GitLab's rate limit for them must not stop logins.
+        text = f"{is_for_anonymous}:{header}:{value}"
         self.fingerprint: Final = hmac.digest(_FINGERPRINT_KEY, text.encode(), "sha256")
 
     def headers(self) -> dict[str, str]:
         """Return the header to send; none for the anonymous caller."""
         return {self.header: self.__value} if self.header else {}
 
-    def for_strangers(self) -> Credential:
-        """Return the same, to be sent on behalf of callers who have not logged in."""
-        return Credential(self.header, self.__value, is_for_strangers=True)
+    def for_anonymous(self) -> Credential:
+        """Return the same credential, for requests of anonymous callers."""
+        return Credential(self.header, self.__value, is_for_anonymous=True)
 
     def as_login(self, username: str) -> Credential:
         """Return the same secret as the password of a login.

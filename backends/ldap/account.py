@@ -61,7 +61,7 @@ class Accounts:
         #: The bases of accounts and groups.
         self.bases: Final = (*self._bases, *(options.groups.bases if options.groups else ()))
         self._filter: Final = FilterTemplate(options.user.filter or options.preset.user_filter, [USER], [USER])
-        # Whoever writes a filter says all that is wanted.
+        # A filter in the configuration takes the place of all of them.
         addresses = () if options.user.filter else options.preset.address_filters
         self._address_filters: Final = tuple(FilterTemplate(text, [USER], [USER]) for text in addresses)
         #: The attribute that is an account's name.
@@ -77,7 +77,7 @@ class Accounts:
             *standing.COUNTERS,
             *(("sAMAccountName", "userPrincipalName") if options.directory == "ad" else ()),
         )
-        #: A name that nobody has, and an entry for it. The base's: some questions are about an entry that exists.
+        #: Stand for an unknown name. The entry is the base's, because some searches need an entry that exists.
         self.nobody: Final = f"cn=nobody-{secrets.token_hex(16)},{self._bases[0]}"
         self.nobodys_entry: Final = Entry(self._bases[0], {})
 
@@ -85,8 +85,8 @@ class Accounts:
         """Find the entry that a typed name means.
 
         Raises:
-            UnknownAccount: if there is none.
-            Refused: if there are several.
+            UnknownAccount: if no entry has the name.
+            Refused: if several entries have it.
             DirectoryFailure: if the server does not tell.
         """
         domain, backslash, name = username.rpartition("\\")
@@ -95,7 +95,7 @@ class Accounts:
             return self._find(conversation, self._filter.fill({USER: name}))
         found: list[Entry | Refused] = []
         for filter_ in (*(self._address_filters if "@" in username else ()), self._filter):
-            # All of them, so that the number of questions does not tell who is found.
+            # Every filter is used, so that the number of searches does not tell which names exist.
             try:
                 found.append(self._find(conversation, filter_.fill({USER: username})))
             except UnknownAccount:
@@ -112,7 +112,7 @@ class Accounts:
         """Find the entry of an account, by its name.
 
         Raises:
-            UnknownAccount: if there is none.
+            UnknownAccount: if no entry has the name.
             DirectoryFailure: if the server does not tell.
         """
         try:

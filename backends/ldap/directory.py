@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterable
-from typing import Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
-from tokenissuer import BackendUnavailable, Deadline, RequestError
-from tokenissuer_backends.ldap.discovery import Discovery
+from tokenissuer import BackendUnavailable, ConfigurationError, Deadline, RequestError
 from tokenissuer_backends.ldap.failure import DirectoryFailure, Unreachable
 from tokenissuer_backends.ldap.options import Address, LdapOptions
 from tokenissuer_backends.ldap.ppolicy import PasswordState
 from tokenissuer_backends.ldap.server import PooledSession, Server
 from tokenissuer_backends.ldap.wire import Entry, Session, Trust
+
+if TYPE_CHECKING:
+    from tokenissuer_backends.ldap.discovery import Discovery
 
 T = TypeVar("T")
 
@@ -141,13 +143,13 @@ class Directory:
         options: where they are and how to log in.
 
     Raises:
-        ConfigurationError: if the CA file cannot be used.
+        ConfigurationError: if the CA file cannot be used, or the package that asks DNS is missing.
     """
 
     def __init__(self, options: LdapOptions) -> None:
         self._options: Final = options
         self._trust: Final = Trust(options.ca_file, options.server_name)
-        self._discovery: Final = Discovery(options.domain, options.starttls) if options.domain else None
+        self._discovery: Final = _discovery(options) if options.domain else None
         self._lock: Final = threading.Lock()
         self._servers: Final[dict[Address, Server]] = {}
 
@@ -212,3 +214,12 @@ class Directory:
             known = list(self._servers.values())
         for server in known:
             server.close()
+
+
+def _discovery(options: LdapOptions) -> Discovery:
+    try:
+        # Its package is installed only where it is used.
+        from tokenissuer_backends.ldap.discovery import Discovery
+    except ImportError:
+        raise ConfigurationError("srv:// needs one more package; run: pip install 'tokenissuer[srv]'") from None
+    return Discovery(options.domain, options.starttls)

@@ -1,17 +1,18 @@
-"""The servers of a domain, as DNS names them: RFC 2782."""
+"""The servers of a domain, as DNS names them: RFC 2782. Needs the package dnspython."""
 
 from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from tokenissuer import ConfigurationError, Deadline
+import dns.exception
+import dns.resolver
+from dns.rdtypes.IN.SRV import SRV
+
+from tokenissuer import Deadline
 from tokenissuer_backends.ldap.failure import Unreachable
 from tokenissuer_backends.ldap.options import Address
-
-if TYPE_CHECKING:
-    from dns.rdtypes.IN.SRV import SRV
 
 #: Seconds after which DNS is asked again, and after a failure.
 REFRESH_INTERVAL: Final = 300.0
@@ -26,17 +27,9 @@ class Discovery:
     Args:
         domain: whose; no server outside it counts.
         starttls: whether `_ldap._tcp` is looked up, for StartTLS, and not `_ldaps._tcp`.
-
-    Raises:
-        ConfigurationError: if the package for it is missing.
     """
 
     def __init__(self, domain: str, starttls: bool) -> None:
-        try:
-            # Needed only here, and installed only by who uses it.
-            import dns.resolver  # noqa: F401
-        except ImportError:
-            raise ConfigurationError("srv:// needs one more package; run: pip install 'tokenissuer[srv]'") from None
         self._domain: Final = domain
         self._scheme: Final = "ldap" if starttls else "ldaps"
         self._lock: Final = threading.Lock()
@@ -61,9 +54,6 @@ class Discovery:
             return self._found
 
     def _refresh(self, deadline: Deadline) -> None:
-        import dns.exception
-        import dns.resolver
-
         name = f"_{self._scheme}._tcp.{self._domain}"
         try:
             records: list[SRV] = list(dns.resolver.resolve(f"{name}.", "SRV", lifetime=deadline.remaining()))

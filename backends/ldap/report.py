@@ -159,11 +159,11 @@ class Report:
             return "not shown"
         if limits == {0}:
             return "never"
-        least, *more = sorted(limits - {0})
-        shown = " or ".join(map(str, [least, *more]))
+        numbers = sorted(limits - {0})
+        shown = " or ".join(map(str, numbers))
         return (
             f"after {shown}, as far as policies are shown; without [refresh] each process of tokenissuer tries a wrong "
-            f"password once, so run at most {max(1, least - 1)}"
+            f"password once, so run at most {max(1, numbers[0] - 1)}"
         )
 
     def _find_step_by_step(

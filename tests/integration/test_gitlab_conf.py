@@ -58,8 +58,16 @@ def test_every_commented_out_default_is_the_default(tmp_path: Path) -> None:
     said = dict(re.findall(r"^#([a-z_]+) = (.+)$", table, re.MULTILINE))
     options = options_with(tmp_path, said)
     assert isinstance(options.token, Secret)
-    assert said.keys() == {"groups", "token_file", "ca_file", "timeout", "connections", "strangers", "remember"}
-    for name in ("groups", "timeout", "connections", "strangers", "remember"):
+    assert said.keys() == {
+        "groups",
+        "token_file",
+        "ca_file",
+        "timeout",
+        "connections",
+        "anonymous_requests",
+        "remember",
+    }
+    for name in ("groups", "timeout", "connections", "anonymous_requests", "remember"):
         assert getattr(options, name) == GitLabOptions.__dataclass_fields__[name].default
 
 

@@ -415,14 +415,14 @@ def test_both_shapes_of_gitlabs_refusals_are_understood(
     assert refusal.value.reason.isprintable()
 
 
-def test_strangers_use_up_their_own_requests_and_no_logins(gitlab: StubGitLab) -> None:
+def test_anonymous_callers_use_up_their_own_requests_and_no_logins(gitlab: StubGitLab) -> None:
     """Invented names cost GitLab a bounded number of requests; whose token it is can still be looked up."""
     token = gitlab.token(gitlab.users[0], "read_registry", "write_registry")
-    with asking(gitlab, grants=True, strangers=10) as backend:
+    with asking(gitlab, grants=True, anonymous_requests=10) as backend:
         invented = [Access("repository", f"invented{number}/app", frozenset({"pull"})) for number in range(11)]
         for each in invented[:10]:
             assert backend.grants(None, each) == frozenset()
-        with pytest.raises(BackendUnavailable, match="'strangers'") as outage:
+        with pytest.raises(BackendUnavailable, match="'anonymous_requests'") as outage:
             backend.grants(None, invented[10])
         assert gitlab.asked("registry/repositories") == 10
         assert outage.value.retry_after == 6
@@ -430,7 +430,7 @@ def test_strangers_use_up_their_own_requests_and_no_logins(gitlab: StubGitLab) -
         assert backend.grants(account, APP) == PP
 
 
-def test_a_limit_that_strangers_have_reached_is_theirs(gitlab: StubGitLab) -> None:
+def test_a_rate_limit_for_anonymous_callers_is_theirs(gitlab: StubGitLab) -> None:
     """GitLab's 429 to them makes nobody wait who logs in."""
     token = gitlab.token(gitlab.users[0], "read_registry")
     with asking(gitlab, grants=True) as backend:

@@ -23,7 +23,7 @@ from tokenissuer.errors import (
 )
 from tokenissuer.policy import Glob, Policy, Rule
 from tokenissuer.scope import Access
-from tokenissuer.service import MAX_STRANGERS_REPOSITORIES, Password, TokenRequest, TokenService
+from tokenissuer.service import MAX_ANONYMOUS_REPOSITORIES, Password, TokenRequest, TokenService
 from tokenissuer.signing.issuer import Issuer
 from tokenissuer.signing.keys import SigningKey
 
@@ -192,7 +192,7 @@ def test_what_a_source_opens_to_everyone_is_open_to_all(key: SigningKey, login: 
     assert one.respond(asked(repository("a/b", "pull", "push"), login=login)).granted == (repository("a/b", "pull"),)
 
 
-def test_a_source_is_asked_about_few_repositories_for_a_stranger(key: SigningKey) -> None:
+def test_a_source_is_asked_about_few_repositories_for_an_anonymous_caller(key: SigningKey) -> None:
     """Forty invented names would have all of its time. Who has logged in may ask about as many as a token holds."""
 
     class Counting(Open):
@@ -204,7 +204,7 @@ def test_a_source_is_asked_about_few_repositories_for_a_stranger(key: SigningKey
 
     wanted = [repository(f"a/b{number}", "pull") for number in range(40)]
     source = Counting()
-    assert len(service(key, source).respond(asked(*wanted)).granted) == source.asked == MAX_STRANGERS_REPOSITORIES
+    assert len(service(key, source).respond(asked(*wanted)).granted) == source.asked == MAX_ANONYMOUS_REPOSITORIES
     chain = Chain([CachedBackend("memory", Fixed()), CachedBackend("open", Counting())])
     one = TokenService(Issuer("x", key, 900, {}), chain, Policy([]), ["one"])
     assert len(one.respond(asked(*wanted, login=ALICE)).granted) == 40
@@ -221,7 +221,7 @@ class Limited(Fixed):
 
 
 @pytest.mark.parametrize("login", [None, ALICE], ids=["not logged in", "logged in with another source"])
-def test_what_rules_allow_does_not_depend_on_a_limit_for_strangers(key: SigningKey, login: Password | None) -> None:
+def test_what_rules_allow_does_not_depend_on_a_limit_for_questions(key: SigningKey, login: Password | None) -> None:
     """Only who gets nothing at all is told to wait."""
     chain = Chain([CachedBackend("memory", Fixed()), CachedBackend("limited", Limited())])
     one = TokenService(Issuer("x", key, 900, {}), chain, Policy([rule("pull", everyone=True)]), ["one"])
@@ -235,7 +235,7 @@ def test_a_source_that_grants_nothing_itself_is_not_asked(key: SigningKey) -> No
     """And nobody is counted for it."""
 
     class Asked(Throttle):
-        def ask_for_stranger(self, *_: object) -> frozenset[str]:
+        def ask_for_anonymous(self, *_: object) -> frozenset[str]:
             raise AssertionError
 
     directory = CachedBackend("people", Directory(Person()))

@@ -388,7 +388,7 @@ def test_it_is_on_by_default_and_off_by_two_zeros(set_up: Path) -> None:
     assert "Secret(***)" in repr(ThrottleOptions(redis=Secret("redis://:planted@127.0.0.1")))
 
 
-def test_strangers_are_slowed_down_by_what_is_not_granted(world: World) -> None:
+def test_anonymous_callers_are_slowed_down_by_what_is_not_granted(world: World) -> None:
     """Each question counts once, and granted ones do not; who logs in from there does not wait for them."""
     asked: list[str] = []
 
@@ -397,7 +397,7 @@ def test_strangers_are_slowed_down_by_what_is_not_granted(world: World) -> None:
             asked.append(question)
             return frozenset({"pull"} if "public" in question else ())
 
-        return world.throttle.ask_for_stranger(question, ipaddress.ip_address(address), backends)
+        return world.throttle.ask_for_anonymous(question, ipaddress.ip_address(address), backends)
 
     for number in range(20):
         assert ask(f"public/{number}")
@@ -414,8 +414,8 @@ def test_strangers_are_slowed_down_by_what_is_not_granted(world: World) -> None:
     assert world.guess("bob", 3) == [401] * 3
 
 
-def test_a_question_that_cannot_be_answered_counts_for_a_stranger(world: World) -> None:
-    """What it cost is gone: else fresh names could use up all that strangers may ask."""
+def test_a_question_that_cannot_be_answered_counts_too(world: World) -> None:
+    """What it cost is gone: else fresh names could use up all that anonymous callers may ask."""
 
     def fail() -> frozenset[str]:
         raise BackendUnavailable("too many")
@@ -423,6 +423,6 @@ def test_a_question_that_cannot_be_answered_counts_for_a_stranger(world: World) 
     address = ipaddress.ip_address(HOME)
     for number in range(9):
         with pytest.raises(BackendUnavailable):
-            world.throttle.ask_for_stranger(f"invented/{number}", address, fail)
+            world.throttle.ask_for_anonymous(f"invented/{number}", address, fail)
     with pytest.raises(TooManyAttempts):
-        world.throttle.ask_for_stranger("one more", address, fail)
+        world.throttle.ask_for_anonymous("one more", address, fail)

@@ -251,12 +251,12 @@ class Throttle:
         finally:
             self._end(attempt)
 
-    def ask_for_stranger(
+    def ask_for_anonymous(
         self, question: str, address: IPAddress | None, ask: Callable[[], frozenset[str]]
     ) -> frozenset[str]:
-        """Ask on behalf of a caller who has not logged in, and count the question if nothing is granted.
+        """Ask the backends for an anonymous caller, and count the question if nothing is granted.
 
-        Strangers have counters of their own: nobody who logs in from the same address waits for them.
+        These questions have counters of their own: nobody who logs in from the same address waits for them.
 
         Args:
             question: what is asked.
@@ -266,18 +266,18 @@ class Throttle:
         Raises:
             TooManyAttempts: if there were too many such questions before.
         """
-        addresses = [self._digest(place, "\0strangers") for place in self._addresses(address)]
+        addresses = [self._digest(place, "\0anonymous") for place in self._addresses(address)]
         attempt = _Attempt(tuple(_Place(place, "") for place in addresses), self._digest(addresses[-1], question))
         try:
             self._ask(lambda counters: counters.admit(attempt, 0))
         except TooManyAttempts as error:
-            raise TooManyAttempts(error.retry_after, "strangers") from None
+            raise TooManyAttempts(error.retry_after, "anonymous") from None
         granted: frozenset[str] = frozenset()
         try:
             granted = ask()
             return granted
         finally:
-            # Also if it could not be answered: what it cost is gone.
+            # Also if the backends could not answer: the question has cost them as much.
             if not granted:
                 self._ask(lambda counters: counters.count(attempt, is_guess=False))
 

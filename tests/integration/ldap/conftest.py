@@ -185,6 +185,37 @@ def slapd_program(name: str) -> str:
     return found
 
 
+def run_program(*command: str, stdin: str = "", env: dict[str, str] | None = None) -> str:
+    """Run a program to its end, and return what it printed; fails if it fails."""
+    done = subprocess.run(
+        command, input=stdin.encode(), capture_output=True, env=env or environment(), timeout=120, check=False
+    )
+    if done.returncode != 0:
+        said = (done.stdout + done.stderr).decode(errors="replace")[-2000:]
+        pytest.fail(f"{command[0]} ended with {done.returncode}: {said}")
+    return done.stdout.decode()
+
+
+def start_listening(command: list[str], log: Path, places: list[tuple[str, int]]) -> subprocess.Popen[bytes]:
+    """Start a server, and return when it listens at all these places."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment(), start_new_session=True
+        )
+    end = time.monotonic() + 60
+    for place in places:
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(place, 1):
+                break
+            if process.poll() is not None or time.monotonic() > end:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait(10)
+                pytest.fail(f"{command[0]} does not start:\n{log.read_text()}")
+            time.sleep(0.01)
+    return process
+
+
 class Certificates:
     """A CA that the tests trust, one they do not, and server certificates good and bad."""
 
@@ -308,18 +339,8 @@ class Slapd:
         """Run it, and return when it answers."""
         urls = f"{self.plain} {self.tls}"
         command = [slapd_program("slapd"), "-d", "0", "-f", str(self.folder / "slapd.conf"), "-h", urls]
-        with (self.folder / "slapd.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment(), start_new_session=True
-            )
-        end = time.monotonic() + 20
-        for port in (self.port, self.tls_port):
-            while True:
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                    break
-                if self.process.poll() is not None or time.monotonic() > end:
-                    pytest.fail(f"slapd does not start:\n{(self.folder / 'slapd.log').read_text()}")
-                time.sleep(0.01)
+        places = [("127.0.0.1", self.port), ("127.0.0.1", self.tls_port)]
+        self.process = start_listening(command, self.folder / "slapd.log", places)
 
     def add_groups(self) -> None:
         """Add the groups online."""
@@ -382,17 +403,7 @@ class Slapd:
             self.start()
 
     def _run(self, name: str, *arguments: str, stdin: str = "") -> str:
-        done = subprocess.run(
-            [slapd_program(name), *arguments],
-            input=stdin.encode(),
-            capture_output=True,
-            env=environment(),
-            timeout=60,
-            check=False,
-        )
-        if done.returncode != 0:
-            pytest.fail(f"{name} ended with {done.returncode}: {done.stderr.decode(errors='replace')}")
-        return done.stdout.decode()
+        return run_program(slapd_program(name), *arguments, stdin=stdin)
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.integration.ldap.conftest import SUFFIX, environment
+from tests.integration.ldap.conftest import SUFFIX, environment, run_program
 from tests.support.machine import free_port
 
 MANAGER, MANAGER_PASSWORD = "cn=Directory Manager", "manager-secret"
@@ -95,14 +94,5 @@ class DirectoryServer:
 
     def _run(self, *command: str, stdin: str = "") -> None:
         path = f"{self.folder / 'bin'}:{environment()['PATH']}"
-        done = subprocess.run(
-            command,
-            input=stdin.encode(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**environment(), "PATH": path},
-            timeout=120,
-            check=False,
-        )
-        if done.returncode != 0:
-            pytest.fail(f"{command[0]} ended with {done.returncode}: {done.stdout.decode(errors='replace')[-2000:]}")
+        program = shutil.which(command[0], path=path) or command[0]
+        run_program(program, *command[1:], stdin=stdin, env={**environment(), "PATH": path})

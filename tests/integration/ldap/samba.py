@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.integration.ldap.conftest import Certificates, environment, slapd_program
+from tests.integration.ldap.conftest import (
+    Certificates,
+    environment,
+    run_program,
+    slapd_program,
+    start_listening,
+)
 
 DOMAIN = "DC=corp,DC=example,DC=com"
 STAFF, GROUPS, SERVICES = (f"OU={unit},{DOMAIN}" for unit in ("Staff", "Groups", "Services"))
@@ -113,20 +116,9 @@ class Domain:
 
     def start(self) -> None:
         """Run it, and return when it answers."""
-        program = shutil.which("samba", path=environment()["PATH"])
-        command = [str(program), "--foreground", "--no-process-group", "-s", str(self.folder / "smb.conf")]
-        with (self.folder / "output.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment(), start_new_session=True
-            )
-        end = time.monotonic() + 60
-        for port in (389, 636):
-            while True:
-                with contextlib.suppress(OSError), socket.create_connection((self.address, port), 1):
-                    break
-                if self.process.poll() is not None or time.monotonic() > end:
-                    pytest.fail(f"samba does not start:\n{(self.folder / 'output.log').read_text()}")
-                time.sleep(0.05)
+        program = slapd_program("samba")
+        command = [program, "--foreground", "--no-process-group", "-s", str(self.folder / "smb.conf")]
+        self.process = start_listening(command, self.folder / "output.log", [(self.address, 389), (self.address, 636)])
 
     def stop(self) -> None:
         """End it, whatever state it is in."""
@@ -162,14 +154,4 @@ class Domain:
     def _run(self, name: str, *arguments: str, stdin: str = "") -> str:
         # Instead of LDAPNOINIT, with which this variable would not be read.
         trusting = {"PATH": environment()["PATH"], "LANG": "C.UTF-8", "LDAPTLS_REQCERT": "never"}
-        done = subprocess.run(
-            [slapd_program(name), *arguments],
-            input=stdin.encode(),
-            capture_output=True,
-            env=trusting,
-            timeout=120,
-            check=False,
-        )
-        if done.returncode != 0:
-            pytest.fail(f"{name} ended with {done.returncode}: {done.stderr.decode(errors='replace')[-2000:]}")
-        return done.stdout.decode()
+        return run_program(slapd_program(name), *arguments, stdin=stdin, env=trusting)
