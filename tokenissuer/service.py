@@ -33,7 +33,7 @@ from tokenissuer.signing.issuer import AccessToken, Issuer
 #: Seconds for all questions about grants in one request, after which no further one is asked: docker waits 15 for
 #: everything, and there may be 40 repositories.
 MAX_GRANTS_SECONDS: Final = 3.0
-#: Repositories about which the backends are asked in one request of a caller who has not logged in.
+#: Repositories about which the backends are asked in one request of an anonymous caller.
 MAX_ANONYMOUS_REPOSITORIES: Final = 5
 
 
@@ -227,7 +227,7 @@ class TokenService:
                 try:
                     more = self._ask_backends(caller, login, access)
                 except (TooManyAttempts, QuotaExceeded) as error:
-                    # The rules' own answer stays good.
+                    # What the rules allow is granted in any case.
                     refusal = error
                 spent += time.monotonic() - started
             grant = decision.grant(access, more)

@@ -34,7 +34,7 @@ _log: Final = logging.getLogger("tokenissuer.backends.gitlab")
 
 #: Seconds after which a GitLab that is too old may have been updated.
 _TOO_OLD_RETRY: Final = 3600
-#: Groups that rules name up to which each is asked for; of more, the list of all groups is read.
+#: At most so many groups of the rules are asked for one by one. With more, the list of all groups is read.
 MAX_NAMED: Final = 20
 
 #: The user name of every CI job.
@@ -324,7 +324,7 @@ class Api:
             _log.info("nothing granted on %s: the token has no scope for a registry", access.name)
             return NOTHING
         try:
-            # GitLab's own word: it knows of archived groups, protected tags and whatever comes.
+            # GitLab decides: it also knows archived groups and protected tags.
             return may & self._replay.grants(account.credential.as_login(account.name), access, deadline)
         except SwitchedOff:
             if not account.scopes & _READING:
@@ -378,7 +378,7 @@ class Api:
         self, account: JobAccount, access: Access, paths: tuple[str, ...], deadline: Deadline
     ) -> frozenset[str]:
         with contextlib.suppress(SwitchedOff):
-            # GitLab's own word: a job may also pull from other projects, as far as they allow it.
+            # GitLab decides: a job may also pull from other projects that allow it.
             return self._replay.grants(account.credential.as_login(JOB_USER), access, deadline)
         if account.project in paths:
             # A job may do everything in its own project, if the registry is switched on.

@@ -79,7 +79,7 @@ class Replay:
         self._client: Final = client
         self._issuer: Final = issuer
         self._key: Final = key
-        # None: switched off, which is remembered for all.
+        # None means that the registry is switched off; `_off_until` remembers that for all questions.
         self._grants: Final = Cache[frozenset[str] | None](lambda found: 0 if found is None else remember)
         self._off_until = 0.0
 

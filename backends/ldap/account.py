@@ -162,7 +162,7 @@ class Accounts:
         return account
 
     def search_for_nobody(self, conversation: Conversation) -> None:
-        """Ask what is asked about an account's groups, so that an unknown name costs as much."""
+        """Search for groups as for an account, so that an unknown name costs as much."""
         if self._groups is not None:
             self._groups.of(self.nobodys_entry, self.nobody, conversation)
 

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 #: Groups that one search asks for.
 _AT_ONCE: Final = 50
-#: Seconds for which a group's name and place are remembered, and for how many groups.
+#: Seconds for which a group of `tokenGroups` is remembered, and how many groups are.
 REMEMBERED_SECONDS: Final = 300.0
 _MAX_REMEMBERED: Final = 20_000
 

@@ -96,7 +96,7 @@ class Server:
         with self._lock:
             if self._is_probed or self._closed.is_set():
                 return
-            # Without a thread there is no probe, but the login goes on; the next failure tries again.
+            # If no thread can start, the login goes on, and the next failure tries again.
             with contextlib.suppress(RuntimeError):
                 threading.Thread(target=self._probe, name=f"probe of {self.address.url}", daemon=True).start()
                 self._is_probed = True
@@ -161,12 +161,12 @@ class Server:
     def _probe(self) -> None:
         while not self._closed.wait(PROBE_INTERVAL):
             with self._lock:
-                # Under the lock: after another failure somebody must probe again.
+                # Decided under the lock, so that a failure at this moment starts another probe.
                 self._is_probed = self._is_down
             if not self._is_probed:
                 return
             deadline = Deadline.after(self._options.connect_timeout + self._options.timeout)
-            # Everything: whatever the library raises, the next probe may succeed.
+            # Any exception: the next probe may succeed.
             with contextlib.suppress(Exception):
                 # A refused password is not tried here: nobody may have logged in for hours, and tries lock `bind_dn`.
                 logs_in = not (self._options.bind_as or self._refused)

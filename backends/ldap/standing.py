@@ -34,7 +34,7 @@ ATTRIBUTES: Final = (
 #: What a directory counts wrong passwords in: OpenLDAP's policy, 389 Directory Server, FreeIPA.
 COUNTERS: Final = ("pwdFailureTime", "passwordRetryCount", "krbLoginFailedCount")
 
-#: Seconds after which a change of the password is told from the next one, with some for clocks that differ.
+#: Seconds after a change of the password in which no refusal is remembered; a few are for clocks that differ.
 _SETTLED: Final = 5
 #: Locked permanently by an administrator: draft-behera-ldap-password-policy, 5.3.3.
 _LOCKED_PERMANENTLY: Final = "000001010000Z"

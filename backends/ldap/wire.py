@@ -177,7 +177,7 @@ class _Timed(socket.socket):
         return data
 
     def shutdown(self, how: int) -> None:
-        """End the connection, and say so before: servers go on with a search whose client has just gone."""
+        """End the connection, and send an unbind first: without it servers go on with a search."""
         with contextlib.suppress(OSError):
             self.settimeout(_UNBIND_SECONDS)
             self.sendall(_UNBIND)

@@ -58,7 +58,7 @@ class Refusals:
         self._kept[digest] = until
         if len(self._kept) > MAX_REFUSALS:
             self._kept.popitem(last=False)
-        # Whoever waits for a refresh token is told of an outage; this process remembers it.
+        # An outage of the store stops no login, and this process remembers the refusal in any case.
         if self._store is not None:
             with contextlib.suppress(BackendUnavailable):
                 self._store.add_refusal(digest, until)

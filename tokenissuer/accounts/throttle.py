@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 #: Seconds for which an account that has logged in from an address is not held to the address's limit.
 KNOWN: Final = 7 * 24 * 3600
-#: Seconds for which the storage is not asked again whether it has noted that.
+#: Seconds for which a login that is noted in the storage is not noted again.
 _NOTED: Final = 3600
 #: Counters kept in memory; the one that was not used for longest is dropped first.
 MAX_COUNTERS: Final = 60_000
@@ -213,7 +213,7 @@ class Throttle:
         self._redis: Final = _Counters(_open_redis(options.redis.reveal()), options) if options.redis else None
         self._redis_paused_until = 0.0
         memory = MemoryStorage()
-        # It has started a thread. A server that forks now could leave Python's lock with it, for ever.
+        # It has started a thread. If a server forked while that held Python's lock, the new process would hang.
         memory.timer.cancel()
         memory.timer.join()
         self._memory: Final = _Counters(memory, options)

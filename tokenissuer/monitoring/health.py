@@ -49,7 +49,7 @@ class _Part:
                 self._has_result.clear()
             if self._started is not None or now - self._probed < PROBE_INTERVAL:
                 return
-            # Without a thread there is no probe; the next question tries again.
+            # If no thread can start, the next question tries again.
             with contextlib.suppress(RuntimeError):
                 threading.Thread(target=self._run, name=f"probe of {self._name}", daemon=True).start()
                 self._started = now

@@ -106,14 +106,14 @@ class LineHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Hand the record's line over."""
         try:
-            # Here, not in the thread: who formats hundreds at once keeps all requests waiting.
+            # Here, not in the thread: hundreds formatted at once would keep all requests waiting.
             line = f"{self.format(record)}\n"
         except Exception:
             # A record that a library has made wrongly must not fail what it reports.
             return
-        # No thread before the first request: a server that forks now could leave Python's lock with it.
+        # No thread before the first request: if a server forked while that held Python's lock, its child would hang.
         if not self._has_thread and isinstance(record.msg, LogLine):
-            # Without another thread, requests write their lines themselves.
+            # If no thread can start, requests write their lines themselves.
             with contextlib.suppress(RuntimeError):
                 threading.Thread(target=self._write_batches, name="log", daemon=True).start()
                 self._has_thread = True
