@@ -74,6 +74,7 @@ class InvalidCredentials(RequestError):
         reason: see `RequestError`.
         is_guess: False if the password cannot have been a guess, such as a machine's token or an empty text. The rate
             limit does not count it then.
+        is_counted: whether the account source counts it, and refuses this whole server after too many within a minute.
     """
 
     status = 401
@@ -81,8 +82,11 @@ class InvalidCredentials(RequestError):
     docker_code = "UNAUTHORIZED"
     description = "wrong user name or password"
 
-    def __init__(self, description: str | None = None, *, reason: str = "", is_guess: bool = True) -> None:
+    def __init__(
+        self, description: str | None = None, *, reason: str = "", is_guess: bool = True, is_counted: bool = False
+    ) -> None:
         self.is_guess = is_guess
+        self.is_counted = is_counted
         super().__init__(description, reason=reason)
 
 

@@ -6,9 +6,11 @@ import contextlib
 import logging
 import re
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from tokenissuer import Access, BackendUnavailable, Cache, Deadline, InvalidCredentials, UnknownAccount
 from tokenissuer_backends.gitlab.account import GitLabAccount, JobAccount, TokenAccount
@@ -29,6 +31,8 @@ from tokenissuer_backends.gitlab.role import (
     actions_by_scopes,
     asked_actions,
 )
+
+T = TypeVar("T")
 
 _log: Final = logging.getLogger("tokenissuer.backends.gitlab")
 
@@ -95,11 +99,20 @@ class Api:
         own: the credential for questions on nobody's behalf.
         root: the path that GitLab is installed under; empty if none.
         remember: seconds for which an answer about a project is remembered.
+        connections: questions at once.
         groups: whether accounts get their groups.
     """
 
     def __init__(
-        self, client: Client, replay: Replay, own: Credential, root: str, remember: float, *, groups: bool
+        self,
+        client: Client,
+        replay: Replay,
+        own: Credential,
+        root: str,
+        remember: float,
+        connections: int,
+        *,
+        groups: bool,
     ) -> None:
         self._client: Final = client
         self._replay: Final = replay
@@ -110,6 +123,12 @@ class Api:
         self._projects: Final = Cache[tuple[Project, ...]](lambda _: remember)
         self._levels: Final = Cache[int](lambda _: remember)
         self._readable: Final = Cache[frozenset[str]](lambda _: remember)
+        # It starts no thread before the first question.
+        self._threads: Final = ThreadPoolExecutor(connections, "gitlab")
+
+    def close(self) -> None:
+        """End the threads when they have their answers."""
+        self._threads.shutdown(wait=False)
 
     def authenticate(
         self, username: str, password: str, deadline: Deadline, wanted: frozenset[str] | None = None
@@ -208,6 +227,7 @@ class Api:
         owner = _number(facts, "user_id")
         if facts.get("active") is not True or facts.get("revoked") is not False:
             raise InvalidCredentials(reason="the token is not active")
+        groups_found = self._find_groups(token, owner, scopes, wanted, deadline)
         if scopes & _NAMING:
             user: Mapping[str, Any] = self._client.get("/api/v4/user", token, deadline).table()
         else:
@@ -217,7 +237,7 @@ class Api:
             raise InvalidCredentials(reason="the token belongs to another user than the one named")
         if user.get("state") != "active":
             raise InvalidCredentials(reason=f"the user is {str(user.get('state'))[:20]!a} in GitLab")
-        groups = self._groups_of(token, owner, scopes, wanted, deadline)
+        groups = groups_found()
         return TokenAccount(
             name=str(user["username"]),
             groups=groups.paths,
@@ -239,38 +259,43 @@ class Api:
             raise InvalidCredentials(reason="GitLab shows no user of this name")
         return rows[0]
 
-    def _groups_of(
+    def _start(self, question: Callable[[], T]) -> Callable[[], T]:
+        """Ask in another thread; the function returned waits for the answer."""
+        try:
+            return self._threads.submit(question).result
+        except RuntimeError:
+            # The system allows no more threads.
+            return question
+
+    def _find_groups(
         self, token: Credential, owner: int, scopes: frozenset[str], wanted: frozenset[str] | None, deadline: Deadline
-    ) -> Groups:
+    ) -> Callable[[], Groups]:
+        """Begin to ask for the owner's groups; the function returned waits for the answer."""
         if not self._groups or wanted == frozenset():
-            return Groups(frozenset(), are_complete=True)
+            return lambda: Groups(frozenset(), are_complete=True)
         if wanted is None:
-            return self._listed_groups(token, scopes, deadline)
+            return self._start(lambda: self._listed_groups(token, scopes, deadline))
         # A rule may mean another backend's group. None of the characters of a path means something in a URL.
         named = [path for path in wanted if _GROUP_PATH.fullmatch(path)]
         # GitLab would take a path of digits for a number.
         if scopes & _READING and len(named) <= MAX_NAMED and not any(path.isdigit() for path in named):
-            return self._groups_among(named, token, owner, deadline)
+            answers = [(path, self._start(partial(self._is_member, path, token, owner, deadline))) for path in named]
+            return lambda: _groups_by({path: answer() for path, answer in answers})
         # The list leaves out groups to which another group is invited, and a denial may name one.
-        return Groups(self._listed_groups(token, scopes, deadline).paths, are_complete=False)
+        listed = self._start(lambda: self._listed_groups(token, scopes, deadline))
+        return lambda: Groups(listed().paths, are_complete=False)
 
-    def _groups_among(self, named: Sequence[str], token: Credential, owner: int, deadline: Deadline) -> Groups:
-        """Ask for each of these groups whether the owner is a member, invited groups included."""
-        found, are_complete = set(), True
-        for path in named:
-            route = f"/api/v4/groups/{urllib.parse.quote(path, safe='')}/members/all/{owner}"
-            try:
-                member = self._client.get(route, token, deadline).table()
-            except Absent:
-                continue
-            except Refused:
-                # GitLab has not said that the owner is no member.
-                are_complete = False
-                continue
-            states = (member.get("state", "active"), member.get("membership_state", "active"))
-            if member.get("id") == owner and states == ("active", "active") and access_level(member) >= GUEST:
-                found.add(path)
-        return Groups(frozenset(found), are_complete)
+    def _is_member(self, path: str, token: Credential, owner: int, deadline: Deadline) -> bool | None:
+        """Whether somebody is a member of a group, or of one invited to it; None if GitLab does not say."""
+        route = f"/api/v4/groups/{urllib.parse.quote(path, safe='')}/members/all/{owner}"
+        try:
+            member = self._client.get(route, token, deadline).table()
+        except Absent:
+            return False
+        except Refused:
+            return None
+        states = (member.get("state", "active"), member.get("membership_state", "active"))
+        return member.get("id") == owner and states == ("active", "active") and access_level(member) >= GUEST
 
     def _listed_groups(self, token: Credential, scopes: frozenset[str], deadline: Deadline) -> Groups:
         # Without a minimum GitLab lists every public group as well.
@@ -411,6 +436,11 @@ class Api:
             return PULL
 
         return self._readable.ask((credential.fingerprint, path), ask, deadline.remaining())
+
+
+def _groups_by(is_member: Mapping[str, bool | None]) -> Groups:
+    paths = frozenset(path for path, answer in is_member.items() if answer)
+    return Groups(paths, are_complete=None not in is_member.values())
 
 
 def _same(found: object, typed: str) -> bool:

@@ -113,7 +113,9 @@ class GitLabBackend(Backend):
         key = None if options.certificate is None else _public_key(options.certificate)
         self._replay: Final = Replay(self._client, options.issuer, key, options.remember)
         root = urllib.parse.urlsplit(options.url).path.rstrip("/")
-        self._api: Final = Api(self._client, self._replay, self._own, root, options.remember, groups=options.groups)
+        self._api: Final = Api(
+            self._client, self._replay, self._own, root, options.remember, options.connections, groups=options.groups
+        )
 
     @property
     def may_grant(self) -> bool:
@@ -238,6 +240,7 @@ class GitLabBackend(Backend):
 
     def close(self) -> None:
         """Close all connections."""
+        self._api.close()
         self._client.close()
 
     def _deadline(self) -> Deadline:

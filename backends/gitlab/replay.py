@@ -99,7 +99,8 @@ class Replay:
         try:
             return _account(username, credential, self._issued(credential, (), deadline))
         except Refused as answer:
-            raise InvalidCredentials(WANTED, reason=str(answer)) from None
+            # https://docs.gitlab.com/rate_limits/abuse_bans/: jobs are not counted.
+            raise InvalidCredentials(WANTED, reason=str(answer), is_counted=username != _JOB_USER) from None
         except Absent as answer:
             raise BackendUnavailable(f"{answer}; is GitLab's own container registry switched on?") from None
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 import pytest
 
 from tests.support.gitlab import asking, serving
 from tokenissuer.accounts.throttle import Throttle, ThrottleOptions
-from tokenissuer.errors import InvalidCredentials
+from tokenissuer.errors import InvalidCredentials, TooManyAttempts
 from tokenissuer.options import Secret
 
 
@@ -34,3 +36,42 @@ def test_gitlab_knows_its_tokens(name: str, password: str, guessable: bool) -> N
         with pytest.raises(InvalidCredentials) as caught:
             backend.authenticate(name, password)
         assert caught.value.is_guess is guessable
+
+
+def test_wrong_tokens_from_one_address_stay_below_the_ban_of_gitlab() -> None:
+    """GitLab would refuse everybody for an hour."""
+    with serving() as gitlab, asking(gitlab, mode="jwt", issuer="gitlab-issuer") as backend:
+        alice = gitlab.user("alice", password="right")
+        good = gitlab.token(alice, "read_registry")
+        limit = throttle(account=100, address=1000)
+
+        def login(name: str, password: str, address: str = "192.0.2.1") -> str:
+            try:
+                limit.run(name, password, ip_address(address), lambda: backend.authenticate(name, password))
+            except (InvalidCredentials, TooManyAttempts) as error:
+                return type(error).__name__
+            return "in"
+
+        assert login("alice", good) == "in"
+        before = gitlab.asked("/jwt/auth")
+        answers = [login(f"user{number}", f"glpat-{number:020d}") for number in range(40)]
+        assert answers == ["InvalidCredentials"] * 9 + ["TooManyAttempts"] * 31
+        assert gitlab.asked("/jwt/auth") - before == 9
+        # Who has logged in from there goes on, and so does every other address.
+        assert login("alice", "right") == "in"
+        assert login("bob", "glpat-" + "x" * 20, "192.0.2.2") == "InvalidCredentials"
+
+
+def test_jobs_do_not_count_for_the_ban_of_gitlab() -> None:
+    """GitLab does not count them either, and a runner may start many with expired tokens."""
+    with serving() as gitlab, asking(gitlab, mode="jwt", issuer="gitlab-issuer") as backend:
+        limit = throttle(account=100, address=1000)
+        for number in range(20):
+            token = f"glcbt-64_{number:020d}"
+            with pytest.raises(InvalidCredentials):
+                limit.run(
+                    "gitlab-ci-token",
+                    token,
+                    ip_address("192.0.2.1"),
+                    lambda token=token: backend.authenticate("gitlab-ci-token", token),  # type: ignore[misc]
+                )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import threading
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 
 import pytest
 
-from tests.support.gitlab import StubGitLab, answers, asking, cut, cut_body, serving
+from tests.support.gitlab import Handler, Reply, StubGitLab, answers, asking, cut, cut_body, serving
 from tokenissuer.accounts.backend import Account, Backend
 from tokenissuer.accounts.cache import CachedBackend
 from tokenissuer.errors import BackendUnavailable, InvalidCredentials, UnknownAccount
@@ -343,6 +344,45 @@ def test_a_denial_is_not_escaped_by_a_token_that_shows_less(gitlab: StubGitLab, 
     backend.groups_wanted = frozenset({"contractors"})
     assert backend.authenticate("alice", gitlab.token(alice, "read_api")).groups == {"contractors"}
     assert not backend.authenticate("alice", gitlab.token(alice, "read_registry")).groups_known
+
+
+def test_questions_that_do_not_depend_on_each_other_are_asked_at_once(
+    gitlab: StubGitLab, backend: GitLabBackend
+) -> None:
+    """The user and the named groups: GitLab has all four questions before it answers the first."""
+    alice = gitlab.user("alice")
+    token = gitlab.token(alice, "read_api")
+    for path in ("a", "b", "c"):
+        gitlab.group(path, {alice.id: 30})
+    backend.groups_wanted = frozenset({"a", "b", "c"})
+    all_here = threading.Barrier(4, timeout=4)
+
+    def together(handler: Handler) -> None:
+        if not handler.path.endswith("/self"):
+            all_here.wait()
+        try:
+            handler.api(handler.path.removeprefix("/api/v4"), {})
+        except Reply as reply:
+            handler.answer(reply)
+
+    with gitlab.broken(together):
+        assert backend.authenticate("alice", token).groups == {"a", "b", "c"}
+
+
+def test_groups_are_asked_for_also_where_no_thread_can_start(
+    gitlab: StubGitLab, backend: GitLabBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One question after the other is slow, but no outage."""
+    alice = gitlab.user("alice")
+    token = gitlab.token(alice, "read_api")
+    gitlab.group("a", {alice.id: 30})
+    backend.groups_wanted = frozenset({"a"})
+
+    def refuse(*_args: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor.submit", refuse)
+    assert backend.authenticate("alice", token).groups == {"a"}
 
 
 def test_groups_of_registry_tokens_are_none_where_gitlab_cannot_tell_them(

@@ -23,7 +23,7 @@ from functools import lru_cache
 from ipaddress import IPv6Address, IPv6Network
 from typing import Any, Final, TypeVar
 
-from limits import RateLimitItem, RateLimitItemPerSecond
+from limits import RateLimitItem, RateLimitItemPerMinute, RateLimitItemPerSecond
 from limits.errors import ConfigurationError as LimitsConfigurationError
 from limits.errors import StorageError
 from limits.storage import MemoryStorage, Storage, storage_from_string
@@ -41,6 +41,8 @@ KNOWN: Final = 7 * 24 * 3600
 _NOTED: Final = 3600
 #: Counters kept in memory; the one that was not used for longest is dropped first.
 MAX_COUNTERS: Final = 60_000
+#: Wrong passwords a minute from one address that the account source counts. GitLab, by default, refuses after ten.
+SOURCE_LIMIT: Final = 9
 #: What the storage can count.
 _MAX_LIMIT: Final = 10_000
 _MAX_WINDOW: Final = 24 * 3600
@@ -92,6 +94,7 @@ class _Counters:
             for width, times in enumerate((1, _WIDE_TIMES))
             if limit
         ]
+        self._limits.append(("source", 0, RateLimitItemPerMinute(SOURCE_LIMIT, namespace="source")))
         self._wrong: Final = RateLimitItemPerSecond(1, options.window, "wrong")
         self._known: Final = RateLimitItemPerSecond(1, KNOWN, "known")
         self._is_bounded: Final = isinstance(storage, MemoryStorage)
@@ -118,22 +121,23 @@ class _Counters:
                 continue
             # All jobs of a CI runner use one name, each with its own token: they may be many at once.
             # The limit of the account bounds the guesses of whoever shares the address with it.
-            is_bounded = left > 0 or (name == "address" and self._limits[0][0] == "account")
+            is_bounded = left > 0 or (name != "account" and self._limits[0][0] == "account")
             if is_bounded and self.is_known(attempt):
                 continue
             raise TooManyAttempts(math.ceil(max(1.0, end - time.time())) if left <= 0 else 1, name)
 
-    def count(self, attempt: _Attempt, *, is_guess: bool) -> None:
+    def count(self, attempt: _Attempt, *, is_guess: bool, is_counted: bool = False) -> None:
         """Count a wrong password, unless the same one was counted within the window.
 
         Args:
             attempt: whose.
             is_guess: whether it may be a person's password; a token counts for the address alone.
+            is_counted: whether the account source counts it too.
         """
         self._keep(self._wrong, attempt.password)
         if self._fixed.hit(self._wrong, attempt.password):
             for name, limit, who in self._of(attempt):
-                if name == "account" and not is_guess:
+                if not {"account": is_guess, "source": is_counted}.get(name, True):
                     continue
                 self._keep(limit, who)
                 self._moving.hit(limit, who)
@@ -245,8 +249,8 @@ class Throttle:
             self._ask(lambda counters: counters.know(attempt))
             return result
         except InvalidCredentials as error:
-            is_guess = error.is_guess
-            self._ask(lambda counters: counters.count(attempt, is_guess=is_guess))
+            kind = {"is_guess": error.is_guess, "is_counted": error.is_counted}
+            self._ask(lambda counters: counters.count(attempt, **kind))
             raise
         finally:
             self._end(attempt)
