@@ -234,7 +234,7 @@ class Config:
         rules = [rule for rule in self.rules if not rule.backends or backend in rule.backends]
         if any(rule.needs_all_groups for rule in rules):
             return None
-        return frozenset().union(*(rule.groups for rule in rules))
+        return frozenset().union(*(rule.groups.exact | rule.except_groups.exact for rule in rules))
 
     def _throttle(self, key: SigningKey) -> Throttle | None:
         if not self.throttle.account and not self.throttle.address:

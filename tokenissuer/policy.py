@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
 from tokenissuer.net import IPAddress, IPNetwork, parse_network
 from tokenissuer.options import near_match, option
+from tokenissuer.pattern import Glob, NamePattern
 from tokenissuer.scope import Access
 
 #: What can be done to a repository. A token never says `*` for one: some registries take it for a word.
@@ -16,11 +16,11 @@ REPOSITORY_ACTIONS: Final = frozenset({"pull", "push", "delete"})
 #: What can be done to the catalog; here registries do ask for `*`.
 CATALOG_ACTIONS: Final = frozenset({"*"})
 
+#: The reason of `Rule.obstacles` that stands for the keys `accounts`, `groups`, `authenticated` and `everyone`.
+WHO: Final = "who"
+
 #: Decisions, and accounts, that are remembered.
 _MAX_REMEMBERED: Final = 10_000
-
-_PLACEHOLDER: Final = re.compile(r"(\{account\}|\{group\})")
-_LITERAL: Final = re.compile(r"[a-z0-9._:-]*", re.ASCII)
 
 
 class Identity(Protocol):
@@ -63,145 +63,44 @@ class Caller:
     backend: str = ""
 
 
-class Glob:
-    """A pattern for repository names.
+class Names:
+    """Names of accounts or groups in a rule, and patterns for them.
 
-    `*` stands for any characters within a path segment. `**`, alone between slashes, stands for any number of
-    segments; at the end for at least one, so that `team/**` is everything below `team`. `{account}` and `{group}` stand
-    for the caller's name and groups, letter by letter, never for a pattern; a group `a/b` is two segments. Matching
-    takes linear time.
-
-    Raises:
-        ValueError: if the text is not such a pattern; it says why.
+    Args:
+        texts: as the rule writes them; a text with a star is a pattern.
     """
 
-    def __init__(self, text: str) -> None:
-        self.text: Final = text
-        if not text:
-            raise ValueError("a repository pattern is empty; use '**' for every repository")
-        self._segments: Final = [_parse_segment(segment, text) for segment in text.split("/")]
-        self._has_placeholder: Final = _PLACEHOLDER.search(text) is not None
-        #: Whether `{group}` is in it.
-        self.names_groups: Final = "{group}" in text
-        self._without_values: Final = _filled(self._segments, {})
-        self._with_any_group: Final = Glob(text.replace("{group}", "*")) if self.names_groups else self
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        self.texts: Final = frozenset(texts)
+        self.exact: Final = frozenset(text for text in self.texts if "*" not in text)
+        #: Whether there are patterns.
+        self.has_patterns: Final = self.exact != self.texts
+        self._patterns: Final = tuple(NamePattern(text) for text in self.texts - self.exact)
+        # Groups are compared without regard to capitals, as their exact names are.
+        self._folded: Final = tuple(NamePattern(text.casefold()) for text in self.texts - self.exact)
 
-    @property
-    def first_segment(self) -> str:
-        """The first segment of every name that matches; empty if it can be different ones."""
-        first = self._segments[0]
-        if first is None or len(first) > 1 or _PLACEHOLDER.search(self.text.partition("/")[0]):
-            return ""
-        return "".join(first[0])
+    def name(self, account: Identity) -> bool:
+        """Whether an account is meant by its own name."""
+        return account.name in self.exact or any(pattern.matches(account.name) for pattern in self._patterns)
 
-    def matches(self, name: str, account: Identity | None, groups: Iterable[str]) -> bool:
-        """Whether the name matches this pattern.
+    def groups_of(self, account: Identity) -> frozenset[str]:
+        """Return the groups by which an account is meant; an empty name among them if the name is not certain."""
+        named = (account.group_named(text) for text in self.exact)
+        found = frozenset(name for name in named if name is not None)
+        if not self._folded:
+            return found
+        matched = (group for group in account.groups if any(each.matches(group) for each in self._folded))
+        return found.union(matched)
 
-        Args:
-            name: the repository's name.
-            account: the caller's account, if any.
-            groups: the names that `{group}` may stand for; an empty one for a name that nobody knows.
-        """
-        segments = name.split("/")
-        if not self._has_placeholder:
-            return _match_segments(self._without_values, segments)
-        # A name with a slash is not one segment, and may not stand for the repositories below somebody else's name.
-        if account is None or ("{account}" in self.text and "/" in account.name):
-            return False
-        if not self.names_groups:
-            return _match_segments(_filled(self._segments, {"{account}": account.name}), segments)
-        return any(
-            _match_segments(_filled(self._segments, {"{account}": account.name, "{group}": group}), segments)
-            if group
-            else self._with_any_group.matches(name, account, ())
-            for group in groups
-        )
+    def __bool__(self) -> bool:
+        return bool(self.texts)
 
     def __repr__(self) -> str:
-        return f"Glob({self.text!r})"
+        return f"Names({sorted(self.texts)})"
 
 
-# A segment is None for `**`, else the pieces between its stars; a piece is a list of texts and placeholders.
-_Segment = list[list[str]] | None
-
-
-def _parse_segment(segment: str, text: str) -> _Segment:
-    if segment == "**":
-        return None
-    if not segment:
-        raise ValueError(f"the repository pattern '{text}' begins or ends with a slash, or has two in a row")
-    if "**" in segment:
-        raise ValueError(f"in the repository pattern '{text}', '**' must stand alone between slashes")
-    pieces = []
-    for piece in segment.split("*"):
-        parts = [part for part in _PLACEHOLDER.split(piece) if part]
-        for part in parts:
-            if not _PLACEHOLDER.fullmatch(part) and not _LITERAL.fullmatch(part):
-                raise ValueError(
-                    f"the repository pattern '{text}' has '{part}' in it; use the characters of repository names "
-                    "(a-z 0-9 . _ - : /), and *, **, {account} and {group}"
-                )
-        pieces.append(parts)
-    return pieces
-
-
-# The same with texts for the placeholders.
-_Filled = list[str] | None
-
-
-def _filled(segments: Iterable[_Segment], values: Mapping[str, str]) -> Sequence[_Filled]:
-    """Put values in the places of placeholders. A slash in a value ends a segment."""
-    filled: list[_Filled] = []
-    for segment in segments:
-        if segment is None:
-            filled.append(None)
-            continue
-        pieces: list[str] = []
-        filled.append(pieces)
-        for piece in segment:
-            first, *more = "".join(values.get(part, part) for part in piece).split("/")
-            pieces.append(first)
-            for text in more:
-                pieces = [text]
-                filled.append(pieces)
-    return filled
-
-
-def _match_segments(pattern: Sequence[_Filled], names: Sequence[str]) -> bool:
-    """Match greedily. Where a `**` can end in several places the first is enough: what follows it, up to the next
-    `**`, takes the same number of segments wherever it begins."""
-    position, star, resume = 0, -1, 0
-    index = 0
-    while position < len(names):
-        if index < len(pattern) and (segment := pattern[index]) is None:
-            if index == len(pattern) - 1:
-                return True
-            star, resume = index, position
-            index += 1
-        elif index < len(pattern) and segment is not None and _match_segment(segment, names[position]):
-            index, position = index + 1, position + 1
-        elif star >= 0:
-            resume += 1
-            index, position = star + 1, resume
-        else:
-            return False
-    # `**` stands for at least one segment at the end, and `a/**/**` is the same as `a/**`.
-    return index == len(pattern)
-
-
-def _match_segment(pieces: list[str], text: str) -> bool:
-    if len(pieces) == 1:
-        return text == pieces[0]
-    first, *middle, last = pieces
-    if len(text) < len(first) + len(last) or not text.startswith(first) or not text.endswith(last):
-        return False
-    position, end = len(first), len(text) - len(last)
-    for piece in middle:
-        found = text.find(piece, position, end)
-        if found < 0:
-            return False
-        position = found + len(piece)
-    return True
+#: No names.
+NOBODY: Final = Names()
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +109,7 @@ class Rule:
 
     Args:
         number: its place in the configuration, from 1.
-        accounts: names of accounts it applies to.
+        accounts: accounts it applies to.
         groups: groups it applies to.
         authenticated: whether it applies to everyone who is logged in.
         everyone: whether it applies to everyone, logged in or not.
@@ -221,11 +120,15 @@ class Rule:
         networks: only from these networks; empty for anywhere.
         deny: whether it takes actions away.
         backends: only for accounts of these backends; empty for all.
+        except_accounts: accounts it does not apply to.
+        except_groups: groups it does not apply to.
+        except_repositories: patterns of repository names it is not about.
+        comment: what the operator says about it.
     """
 
     number: int
-    accounts: frozenset[str]
-    groups: frozenset[str]
+    accounts: Names
+    groups: Names
     authenticated: bool
     everyone: bool
     repositories: tuple[Glob, ...]
@@ -235,28 +138,41 @@ class Rule:
     networks: tuple[IPNetwork, ...]
     deny: bool
     backends: frozenset[str] = frozenset()
+    except_accounts: Names = NOBODY
+    except_groups: Names = NOBODY
+    except_repositories: tuple[Glob, ...] = ()
+    comment: str = ""
 
     def actions_on(self, caller: Caller, access: Access) -> frozenset[str]:
         """Return the actions that this rule allows or denies the caller on a resource; empty if it does not apply."""
-        if not self._applies_to(caller):
+        if next(self.obstacles(caller, access), None) is not None:
             return frozenset()
-        if access.is_catalog:
-            return CATALOG_ACTIONS if self.catalog else frozenset()
-        # Only a name that a registry accepts is compared with patterns: `team/../other` is not one.
-        if not access.is_repository:
-            return frozenset()
-        groups = self._groups_of(caller.account)
-        if any(glob.matches(access.name, caller.account, groups) for glob in self.repositories):
-            return self.actions
-        return frozenset()
+        return CATALOG_ACTIONS if access.is_catalog else self.actions
 
-    def _applies_to(self, caller: Caller) -> bool:
-        return (
-            self._names(caller.account)
-            and (not self.services or caller.service in self.services)
-            and (not self.backends or caller.backend in self.backends)
-            and (not self.networks or self._covers(caller.address))
-        )
+    def obstacles(self, caller: Caller, access: Access) -> Iterator[str]:
+        """Say why this rule does not apply to the caller and a resource, one reason after the other; none if it does.
+
+        The names are those of the keys in the configuration.
+        """
+        account = caller.account
+        if not self._names(account):
+            yield WHO
+        elif account is not None and self._excepts(account):
+            yield "except_accounts" if self.except_accounts.name(account) else "except_groups"
+        if self.services and caller.service not in self.services:
+            yield "services"
+        if self.backends and caller.backend not in self.backends:
+            yield "backends"
+        if self.networks and not self._covers(caller.address):
+            yield "networks"
+        if access.is_catalog:
+            if not self.catalog:
+                yield "catalog"
+        # Only a name that a registry accepts is compared with patterns: `team/../other` is not one.
+        elif not access.is_repository or not self._is_about(account, access.name):
+            yield "repositories"
+        elif self.except_repositories and self._spares(account, access.name):
+            yield "except_repositories"
 
     def _names(self, account: Identity | None) -> bool:
         if self.everyone:
@@ -268,30 +184,49 @@ class Rule:
             return False
         return (
             self.authenticated
-            or account.name in self.accounts
+            or self.accounts.name(account)
             or (self.deny and bool(self.groups) and not account.groups_known)
-            or any(account.group_named(group) is not None for group in self.groups)
+            or bool(self.groups.groups_of(account))
         )
+
+    def _excepts(self, account: Identity) -> bool:
+        """Whether the account is an exception. Where that is not certain, the rule gives less."""
+        if self.deny and account.delegated:
+            # That its user is spared by a denial does not mean that every job is.
+            return False
+        if self.except_accounts.name(account) or self.except_groups.groups_of(account):
+            return True
+        return bool(self.except_groups) and not account.groups_known and not self.deny
+
+    def _is_about(self, account: Identity | None, name: str) -> bool:
+        # A denial also holds for a group that nobody knows.
+        groups = self._groups_of(account, with_unknown=self.deny)
+        return any(glob.matches(name, _name_of(account), groups) for glob in self.repositories)
+
+    def _spares(self, account: Identity | None, name: str) -> bool:
+        groups = self._groups_of(account, with_unknown=not self.deny)
+        return any(glob.matches(name, _name_of(account), groups) for glob in self.except_repositories)
 
     @property
     def needs_all_groups(self) -> bool:
-        """Whether `{group}` may stand for groups that the rule does not name."""
+        """Whether groups that the rule does not name may matter."""
+        if self.groups.has_patterns or self.except_groups.has_patterns:
+            return True
         is_for_others = self.everyone or self.authenticated or bool(self.accounts)
-        return is_for_others and any(glob.names_groups for glob in self.repositories)
+        return is_for_others and any(glob.names_groups for glob in (*self.repositories, *self.except_repositories))
 
-    def _groups_of(self, account: Identity | None) -> frozenset[str]:
+    def _groups_of(self, account: Identity | None, *, with_unknown: bool) -> frozenset[str]:
         """Return what `{group}` stands for: if only its groups make the rule apply, then only the groups it names.
 
-        An unknown name is there for a denial, which then applies whatever the name is.
+        An empty name stands for any group.
         """
         if account is None:
             return frozenset()
-        if self.everyone or self.authenticated or account.name in self.accounts:
+        if self.everyone or self.authenticated or self.accounts.name(account):
             names = account.groups
         else:
-            found = (account.group_named(group) for group in self.groups)
-            names = frozenset(name for name in found if name is not None)
-        if not self.deny:
+            names = self.groups.groups_of(account)
+        if not with_unknown:
             return names - {""}
         return names if account.groups_known else names | {""}
 
@@ -301,24 +236,37 @@ class Rule:
             return self.deny
         return any(address in network for network in self.networks)
 
+    def __str__(self) -> str:
+        return f"{self.number} ({self.comment})" if self.comment else str(self.number)
+
+
+def _name_of(account: Identity | None) -> str | None:
+    return None if account is None else account.name
+
 
 @dataclass(frozen=True, slots=True)
 class AccessOptions:
     """One `[[access]]` table."""
 
-    accounts: frozenset[str] = option("accounts the rule applies to", default=frozenset())
-    groups: frozenset[str] = option("groups the rule applies to", default=frozenset())
+    accounts: frozenset[str] = option("accounts the rule applies to; `*` is any text", default=frozenset())
+    groups: frozenset[str] = option("groups the rule applies to; `*` is any text", default=frozenset())
     authenticated: bool = option("true: it applies to everyone who is logged in", default=False)
     everyone: bool = option("true: it applies to everyone, logged in or not", default=False)
     repositories: tuple[str, ...] = option("patterns of repository names: `*`, `**`, {account}, {group}", default=())
     catalog: bool = option("true: it is about the list of all repositories", default=False)
-    actions: frozenset[str] = option("'pull', 'push', 'delete', or '*' for all three", default=frozenset())
+    actions: frozenset[str] | None = option("'pull', 'push', 'delete', or '*' for all three", default=None)
     services: frozenset[str] | None = option("only for these registries (default: for all)", default=None)
     backends: frozenset[str] | None = option("only for accounts of these backends (default: of all)", default=None)
     networks: tuple[str, ...] | None = option(
         "only from these addresses or networks (default: from anywhere)", default=None
     )
     effect: Literal["allow", "deny"] = option("'deny' takes away, whatever other rules allow", default="allow")
+    except_accounts: frozenset[str] = option(
+        "accounts the rule does not apply to; `*` is any text", default=frozenset()
+    )
+    except_groups: frozenset[str] = option("groups the rule does not apply to; `*` is any text", default=frozenset())
+    except_repositories: tuple[str, ...] = option("patterns of repositories the rule is not about", default=())
+    comment: str = option("what the rule is for; the log and `explain` show it", default="")
 
     def __post_init__(self) -> None:
         if not (self.accounts or self.groups or self.authenticated or self.everyone):
@@ -327,21 +275,30 @@ class AccessOptions:
             )
         if not self.repositories and not self.catalog:
             raise ValueError("the rule names no resource; add repositories or catalog = true")
-        if self.repositories and not self.actions:
+        if self.repositories and self.actions is None:
             raise ValueError("the key 'actions' is missing; use for example actions = [\"pull\"]")
+        if self.repositories and not self.actions:
+            raise ValueError("'actions' is empty, so the rule does nothing; use for example actions = [\"pull\"]")
+        if self.except_repositories and not self.repositories:
+            raise ValueError("'except_repositories' needs 'repositories', from which it takes some out")
         if self.actions and not self.repositories:
             raise ValueError("'actions' needs 'repositories'; the catalog needs no actions")
         if self.backends and self.everyone:
             raise ValueError(
                 "'backends' is for accounts, and everyone = true for who has none; use authenticated = true"
             )
-        for key, names in (("accounts", self.accounts), ("groups", self.groups)):
+        for key, names in (
+            ("accounts", self.accounts),
+            ("groups", self.groups),
+            ("except_accounts", self.except_accounts),
+            ("except_groups", self.except_groups),
+        ):
             if "" in names:
                 raise ValueError(f"'{key}' has an empty name, which is nobody's; take it out")
         for key, values in (("services", self.services), ("backends", self.backends), ("networks", self.networks)):
             if values is not None and not values:
                 raise ValueError(f"'{key}' is empty, so the rule would never apply; name some, or leave the key out")
-        for action in self.actions - REPOSITORY_ACTIONS - {"*"}:
+        for action in (self.actions or frozenset()) - REPOSITORY_ACTIONS - {"*"}:
             raise ValueError(f"unknown action '{action}'; {near_match(action, REPOSITORY_ACTIONS)}")
 
     def rule(self, number: int) -> Rule:
@@ -352,17 +309,21 @@ class AccessOptions:
         """
         return Rule(
             number=number,
-            accounts=self.accounts,
-            groups=self.groups,
+            accounts=Names(self.accounts),
+            groups=Names(self.groups),
             authenticated=self.authenticated,
             everyone=self.everyone,
             repositories=tuple(Glob(text) for text in self.repositories),
             catalog=self.catalog,
-            actions=REPOSITORY_ACTIONS if "*" in self.actions else self.actions,
+            actions=REPOSITORY_ACTIONS if "*" in (actions := self.actions or frozenset()) else actions,
             services=self.services or frozenset(),
             backends=self.backends or frozenset(),
             networks=tuple(parse_network(text) for text in self.networks or ()),
             deny=self.effect == "deny",
+            except_accounts=Names(self.except_accounts),
+            except_groups=Names(self.except_groups),
+            except_repositories=tuple(Glob(text) for text in self.except_repositories),
+            comment=self.comment,
         )
 
 
@@ -373,14 +334,14 @@ class Decision:
     Args:
         allowed: the union of the rules that allow.
         denied: the union of the rules that deny; it wins.
-        allowed_by: numbers of the rules that allow something.
-        denied_by: numbers of the rules that deny something.
+        allowed_by: the rules that allow something.
+        denied_by: the rules that deny something.
     """
 
     allowed: frozenset[str]
     denied: frozenset[str]
-    allowed_by: tuple[int, ...]
-    denied_by: tuple[int, ...]
+    allowed_by: tuple[Rule, ...]
+    denied_by: tuple[Rule, ...]
     #: Which rules decided, for the log. Made once: decisions are remembered.
     reason: str = field(init=False, repr=False, compare=False)
 
@@ -439,10 +400,13 @@ class Policy:
         self._authenticated: Final = _Index(rule for rule in self.rules if rule.authenticated)
         self._accounts: Final[dict[str, list[Rule]]] = {}
         self._groups: Final[dict[str, list[Rule]]] = {}
+        self._with_patterns: Final = [
+            rule for rule in self.rules if rule.accounts.has_patterns or rule.groups.has_patterns
+        ]
         for rule in self.rules:
-            for name in rule.accounts:
+            for name in rule.accounts.exact:
                 self._accounts.setdefault(name, []).append(rule)
-            for group in rule.groups:
+            for group in rule.groups.exact:
                 self._groups.setdefault(group, []).append(rule)
         # By the account object itself, which is kept here: another account may be equal and belong to other groups.
         self._named: Final[dict[int, tuple[Identity, _Index]]] = {}
@@ -465,20 +429,20 @@ class Policy:
         if caller.account is not None:
             candidates += [*self._authenticated.about(access), *self._rules_naming(caller.account).about(access)]
         actions: dict[bool, frozenset[str]] = {True: frozenset(), False: frozenset()}
-        numbers: dict[bool, set[int]] = {True: set(), False: set()}
+        rules: dict[bool, dict[int, Rule]] = {True: {}, False: {}}
         for rule in candidates:
             found = rule.actions_on(caller, access)
             if found:
                 actions[rule.deny] |= found
-                numbers[rule.deny].add(rule.number)
-        allowed_by, denied_by = (tuple(sorted(numbers[deny])) for deny in (False, True))
+                rules[rule.deny][rule.number] = rule
+        allowed_by, denied_by = (tuple(rules[deny][number] for number in sorted(rules[deny])) for deny in (False, True))
         return Decision(actions[False], actions[True], allowed_by, denied_by)
 
     def _rules_naming(self, account: Identity) -> _Index:
         remembered = self._named.get(id(account))
         if remembered is not None and remembered[0] is account:
             return remembered[1]
-        rules = dict.fromkeys(self._accounts.get(account.name, ()))
+        rules = dict.fromkeys([*self._accounts.get(account.name, ()), *self._with_patterns])
         for group, more in self._groups.items():
             if not account.groups_known or account.group_named(group) is not None:
                 rules.update(dict.fromkeys(more))

@@ -17,7 +17,8 @@ from tokenissuer.accounts.cache import CachedBackend
 from tokenissuer.accounts.chain import Chain
 from tokenissuer.errors import BackendUnavailable, InvalidCredentials, UnknownAccount
 from tokenissuer.monitoring.health import Health
-from tokenissuer.policy import Glob, Policy, Rule
+from tokenissuer.pattern import Glob
+from tokenissuer.policy import NOBODY, Policy, Rule
 from tokenissuer.scope import Access
 from tokenissuer.service import TokenService
 from tokenissuer.signing.issuer import Issuer
@@ -186,8 +187,8 @@ class Stranger(Backend):
 
 EVERYONE_PULLS = Rule(
     number=1,
-    accounts=frozenset(),
-    groups=frozenset(),
+    accounts=NOBODY,
+    groups=NOBODY,
     authenticated=False,
     everyone=True,
     repositories=(Glob("public/**"),),

@@ -154,7 +154,7 @@ def test_tables_that_are_missing_or_unknown_are_named(refused: Refused, text: st
         pytest.param('repositories = ["team/**"]\n', "", "the rule names no resource", id="about-nothing"),
         pytest.param('repositories = ["team/**"]', "catalog = true", "'actions' needs 'repositories'", id="catalog"),
         pytest.param('actions = ["pull"]', "", "the key 'actions' is missing", id="no-actions"),
-        pytest.param('actions = ["pull"]', "actions = []", "the key 'actions' is missing", id="empty-actions"),
+        pytest.param('actions = ["pull"]', "actions = []", "'actions' is empty, so the", id="empty-actions"),
         pytest.param('actions = ["pull"]', 'actions = ["pul"]', "'pul'; did you mean 'pull'?", id="near-pull"),
         pytest.param('actions = ["pull"]', 'actions = ["write"]', "unknown action 'write'; known:", id="write"),
         pytest.param('actions = ["pull"]', 'actions = "pull"', "expected a list in square", id="actions-a-string"),

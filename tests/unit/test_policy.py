@@ -6,7 +6,7 @@ import ipaddress
 import itertools
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from tokenissuer.accounts.backend import Account
 from tokenissuer.net import IPNetwork
-from tokenissuer.policy import Caller, Glob, Identity, Policy, Rule
+from tokenissuer.pattern import Glob, account_path
+from tokenissuer.policy import Caller, Identity, Names, Policy, Rule
 from tokenissuer.scope import Access
 
 ALICE = Account("alice", frozenset({"dev", "team-a"}))
@@ -23,15 +24,13 @@ ALICE = Account("alice", frozenset({"dev", "team-a"}))
 
 def matches(glob: Glob, name: str, account: Account | None) -> bool:
     """Whether the name matches, with all groups of the account."""
-    return glob.matches(name, account, account.groups if account else ())
+    return glob.matches(name, account.name if account else None, account.groups if account else ())
 
 
 def rule(**changes: Any) -> Rule:
     """A rule that lets everyone pull everything, but for the changes."""
     values: dict[str, Any] = {
         "number": 1,
-        "accounts": frozenset(),
-        "groups": frozenset(),
         "authenticated": False,
         "everyone": True,
         "repositories": ("**",),
@@ -42,7 +41,10 @@ def rule(**changes: Any) -> Rule:
         "deny": False,
         **changes,
     }
-    values["repositories"] = tuple(Glob(text) for text in values["repositories"])
+    for key in ("repositories", "except_repositories"):
+        values[key] = tuple(Glob(text) for text in values.get(key, ()))
+    for key in ("accounts", "groups", "except_accounts", "except_groups"):
+        values[key] = Names(values.get(key, ()))
     return Rule(**values)
 
 
@@ -246,7 +248,12 @@ NOBODY = Caller(None, "registry.example", None)
         pytest.param({"accounts": frozenset({"alice"})}, ALICE, True, id="account"),
         pytest.param({"accounts": frozenset({"Alice"})}, ALICE, False, id="account-of-another-case"),
         pytest.param({"accounts": frozenset({"dev"})}, ALICE, False, id="account-called-like-a-group"),
-        pytest.param({"accounts": frozenset({"*"})}, ALICE, False, id="no-patterns-in-accounts"),
+        pytest.param({"accounts": frozenset({"al*"})}, ALICE, True, id="pattern-of-accounts"),
+        pytest.param({"accounts": frozenset({"Al*"})}, ALICE, False, id="pattern-of-accounts-of-another-case"),
+        pytest.param({"accounts": frozenset({"*"})}, None, False, id="pattern-nobody"),
+        pytest.param({"accounts": {"a.ice", "a?ice", "[a]lice"}}, ALICE, False, id="only-the-star-is-special"),
+        pytest.param({"groups": frozenset({"TEAM-*"})}, ALICE, True, id="pattern-of-groups-in-any-case"),
+        pytest.param({"groups": frozenset({"x-*"})}, ALICE, False, id="pattern-of-other-groups"),
         pytest.param({"accounts": frozenset({""})}, None, False, id="nobody-is-not-the-empty-name"),
         pytest.param({"groups": frozenset({"dev"})}, ALICE, True, id="group"),
         pytest.param({"groups": frozenset({"alice"})}, ALICE, False, id="group-called-like-an-account"),
@@ -342,6 +349,9 @@ RULES = st.builds(
     catalog=st.booleans(),
     actions=ACTIONS,
     services=st.frozensets(st.sampled_from(["one", "two"])),
+    except_accounts=st.frozensets(st.sampled_from(["a", "b", "*b"]), max_size=1),
+    except_groups=st.frozensets(st.sampled_from(["a", "b", "a*"]), max_size=1),
+    except_repositories=st.lists(PATTERNS, max_size=1),
     networks=st.lists(st.sampled_from([ipaddress.ip_network("10.0.0.0/8")]), max_size=1).map(tuple),
     deny=st.booleans(),
 )
@@ -359,12 +369,20 @@ ASKED = st.builds(
 )
 
 
+def meant(names: Iterable[str], by: Names) -> bool:
+    """Whether a rule means one of these names."""
+    return any(re.fullmatch(text.replace("*", ".*"), name) for name in names for text in by.texts)
+
+
 def spoken_of(one: Rule, caller: Caller, access: Access) -> set[str]:
     """What a rule says, by a dumb reading of the manual."""
     account = caller.account
     named = one.everyone or (
-        account is not None and (one.authenticated or account.name in one.accounts or bool(account.groups & one.groups))
+        account is not None
+        and (one.authenticated or meant([account.name], one.accounts) or meant(account.groups, one.groups))
     )
+    if account is not None and (meant([account.name], one.except_accounts) or meant(account.groups, one.except_groups)):
+        return set()
     if not named or (one.services and caller.service not in one.services):
         return set()
     if one.networks:
@@ -375,6 +393,8 @@ def spoken_of(one: Rule, caller: Caller, access: Access) -> set[str]:
     if (access.type, access.name) == ("registry", "catalog"):
         return {"*"} if one.catalog else set()
     if access.type != "repository" or not re.fullmatch(r"[ab]+(/[ab]+)*|catalog", access.name):
+        return set()
+    if any(reference(glob.text, access.name, account) for glob in one.except_repositories):
         return set()
     if any(reference(glob.text, access.name, account) for glob in one.repositories):
         return set(one.actions)
@@ -444,6 +464,7 @@ def test_a_group_with_slashes_stands_for_its_path(pattern: str, matching: list[s
         assert not matches(Glob(pattern), name, member), name
     # A name of an account is chosen by whoever registers first.
     assert not matches(Glob("{account}/**"), "a/b/c", Account("a/b"))
+    assert matches(Glob("{account}/**"), "a__x2f_b/c", Account("a/b"))
 
 
 def test_a_denial_for_groups_holds_where_the_groups_are_not_known() -> None:
@@ -475,6 +496,105 @@ def test_a_rule_for_one_backend_is_not_for_accounts_of_another() -> None:
     only = rule(everyone=False, groups=frozenset({"dev"}), backends=frozenset({"ldap"}))
     for backend, expected in (("ldap", {"pull"}), ("gitlab", set()), ("", set())):
         assert granted([only], asked(name="team/app"), Caller(ALICE, "registry.example", None, backend)) == expected
+
+
+ROBOTS = Account("ci-build", frozenset({"robots"}))
+UNKNOWN = Account("eve", groups_known=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "account", "name", "applies"),
+    [
+        ({"except_repositories": ("team/secret/**",)}, ALICE, "team/app", True),
+        ({"except_repositories": ("team/secret/**",)}, ALICE, "team/secret/x", False),
+        ({"except_repositories": ("{account}/**",)}, ALICE, "alice/x", False),
+        ({"except_repositories": ("{account}/**",)}, None, "alice/x", True),
+        ({"except_repositories": ("{group}/**",)}, ALICE, "dev/x", False),
+        ({"except_accounts": {"ci-*"}}, ROBOTS, "team/app", False),
+        ({"except_accounts": {"ci-*"}}, ALICE, "team/app", True),
+        ({"except_accounts": {"ci-*"}}, None, "team/app", True),
+        ({"except_groups": {"ROBOTS"}}, ROBOTS, "team/app", False),
+        ({"except_groups": {"ROBOTS"}}, ALICE, "team/app", True),
+    ],
+)
+@pytest.mark.parametrize("deny", [False, True])
+def test_a_rule_does_not_apply_to_its_exceptions(
+    changes: dict[str, Any], account: Account | None, name: str, applies: bool, deny: bool
+) -> None:
+    """Neither to allow nor to deny."""
+    decision = Policy([rule(deny=deny, **changes)]).decide(Caller(account, "r", None), asked(name=name))
+    assert bool(decision.denied if deny else decision.allowed) is applies
+
+
+@pytest.mark.parametrize(
+    "changes", [{"except_groups": {"robots"}}, {"except_groups": {"ro*"}}, {"except_repositories": ("{group}/**",)}]
+)
+def test_an_exception_that_is_not_certain_gives_less(changes: dict[str, Any]) -> None:
+    """It may be the exception from a permission, and may not be that from a denial."""
+    caller, access = Caller(UNKNOWN, "r", None), asked(name="robots/app")
+    assert not Policy([rule(**changes)]).decide(caller, access).allowed
+    assert Policy([rule(deny=True, **changes)]).decide(caller, access).denied
+
+
+def test_a_job_is_not_spared_by_a_denial_that_spares_its_user() -> None:
+    """What the user may do is not for every job."""
+    job = Caller(Account("alice", delegated=True), "r", None)
+    assert Policy([rule(deny=True, except_accounts={"alice"})]).decide(job, asked()).denied
+    assert not Policy([rule(except_accounts={"alice"})]).decide(job, asked()).allowed
+
+
+def test_a_comment_is_in_the_reason() -> None:
+    """For whoever reads the log."""
+    rules = [rule(number=4, comment="the builders"), rule(number=5, deny=True)]
+    reason = Policy(rules).decide(NOBODY, asked()).reason
+    assert reason == "allowed by access rule 4 (the builders) and denied by access rule 5"
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("alice", "alice"),
+        ("a.b-c_d--e", "a.b-c_d--e"),
+        ("Alice", "alice__cap1"),
+        ("alice@example.com", "alice__at_example.com"),
+        ("Bob@Example.com", "bob__at_example.com__cap1.cap5"),
+        ("a__b", "a__x5f.x5f_b"),
+        ("@bob", "0__0.at_bob"),
+        ("bob@", "bob__at"),
+        ("bob.", "bob__x2e"),
+        ("müller", "m__xfc_ller"),
+        ("Ü", "0__0.xdc"),
+        ("a/b", "a__x2f_b"),
+    ],
+)
+def test_the_path_of_an_account_is_as_the_manual_says(name: str, path: str) -> None:
+    """Small letters, digits and single separators stay."""
+    assert account_path(name) == path
+
+
+def account_of(path: str) -> str:
+    """The name that a path was made of, by the manual."""
+    literal, *rest = path.split("__")
+    name, capitals = literal, []
+    for part in rest:
+        codes, _, literal = part.partition("_")
+        for code in codes.split("."):
+            if code == "0":
+                name = name[:-1]
+            elif code.startswith("cap"):
+                capitals.append(int(code[3:]) - 1)
+            else:
+                name += "@" if code == "at" else chr(int(code[1:], 16))
+        name += literal
+    return "".join(letter.upper() if place in capitals else letter for place, letter in enumerate(name))
+
+
+@given(st.text(st.sampled_from("ab01AB@._-/ü\u212a "), min_size=1) | st.text(min_size=1))
+def test_no_two_accounts_have_the_same_path(name: str) -> None:
+    """The name can be had back; and the path is one part of a repository's name."""
+    path = account_path(name)
+    assert account_of(path) == name
+    assert Access("repository", path, frozenset()).is_repository or len(path) > 255
 
 
 @pytest.mark.parametrize("who", ["everyone", "groups", "accounts"])

@@ -12,7 +12,8 @@ from tokenissuer.accounts.backend import Account, Backend
 from tokenissuer.accounts.cache import CachedBackend
 from tokenissuer.accounts.chain import Chain
 from tokenissuer.errors import AccessDenied, BackendUnavailable
-from tokenissuer.policy import Glob, Policy, Rule
+from tokenissuer.pattern import Glob
+from tokenissuer.policy import Names, Policy, Rule
 from tokenissuer.scope import Access
 from tokenissuer.service import Password, TokenRequest, TokenResponse, TokenService
 from tokenissuer.signing.issuer import Issuer
@@ -54,15 +55,11 @@ class Vouching(Backend):
 
 def rule(*names: str, deny: bool = False, actions: str = "pull push", **who: Any) -> Rule:
     """A rule about these repositories."""
-    everybody: dict[str, Any] = {
-        "accounts": frozenset(),
-        "groups": frozenset(),
-        "authenticated": False,
-        "everyone": False,
-    }
+    everybody: dict[str, Any] = {"authenticated": False, "everyone": False, **who}
+    everybody |= {key: Names(who.get(key, ())) for key in ("accounts", "groups")}
     return Rule(
         number=1,
-        **{**everybody, **who},
+        **everybody,
         repositories=tuple(map(Glob, names)),
         catalog=False,
         actions=frozenset(actions.split()),

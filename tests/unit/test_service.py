@@ -21,7 +21,8 @@ from tokenissuer.errors import (
     QuotaExceeded,
     UnknownAccount,
 )
-from tokenissuer.policy import Glob, Policy, Rule
+from tokenissuer.pattern import Glob
+from tokenissuer.policy import NOBODY, Policy, Rule
 from tokenissuer.scope import Access
 from tokenissuer.service import MAX_ANONYMOUS_REPOSITORIES, Password, TokenRequest, TokenService
 from tokenissuer.signing.issuer import Issuer
@@ -53,8 +54,8 @@ class Fixed(Backend):
 def rule(actions: str, *, deny: bool = False, everyone: bool = False) -> Rule:
     return Rule(
         number=1,
-        accounts=frozenset(),
-        groups=frozenset(),
+        accounts=NOBODY,
+        groups=NOBODY,
         authenticated=not everyone,
         everyone=everyone,
         repositories=(Glob("a/**"),),
