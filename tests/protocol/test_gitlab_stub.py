@@ -1,126 +1,50 @@
-"""The stub answers in the shapes that GitLab's published OpenAPI description gives for these routes.
+"""The stub answers in the shapes that are recorded for three versions of GitLab.
 
-The tables are written after that description (doc/api/openapi in GitLab's source): names and types of the fields that
-matter here, in own words. `/jwt/auth` is not in it.
+The files below `tests/support/gitlab_shapes` follow GitLab's own API documentation of each version, with other values:
+what it shows for a member of a project in a group, without the fields that need a parameter, another role or a paid
+tier. Where the documentation of a version does not tell, the shape is the smaller one. `/jwt/auth` is not recorded.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from http.client import HTTPConnection
 from typing import Any
 
 import pytest
 
-from tests.support.gitlab import StubGitLab, serving
+from tests.support.gitlab import SHAPES, StubGitLab, asking, recorded, serving, shape_file
+from tokenissuer.scope import Access
 
-Shape = Mapping[str, tuple[type | None, ...]]
+VERSIONS = ("15.11.3", "17.11.2-ee", "19.2.0-ee")
 
-TEXT, NUMBER, TRUTH, LIST, TABLE = (str, None), (int, None), (bool, None), (list, None), (dict, None)
+#: Recorded answer → who asks what.
+ROUTES = {
+    "user": ("/user", "alice"),
+    "user_admin": ("/user", "root"),
+    "users": ("/users?username=alice", ""),
+    "token": ("/personal_access_tokens/self", "alice"),
+    "associations": ("/personal_access_tokens/self/associations?min_access_level=10", "alice"),
+    "groups": ("/groups?min_access_level=10", "alice"),
+    "group_member": ("/groups/team/members/all/100", "alice"),
+    "project": ("/projects/team%2Fapp", "alice"),
+    "project_anonymous": ("/projects/team%2Fapp", ""),
+    "member": ("/projects/5000/members/all/100", "alice"),
+    "job": ("/job", "job"),
+    "metadata": ("/metadata", "alice"),
+    "repositories": ("/projects/team%2Fapp/registry/repositories?per_page=1", ""),
+}
 
-USER_BASIC: Shape = {
-    "id": NUMBER,
-    "username": TEXT,
-    "public_email": TEXT,
-    "name": TEXT,
-    "state": TEXT,
-    "locked": TRUTH,
-    "avatar_url": TEXT,
-    "avatar_path": TEXT,
-    "custom_attributes": LIST,
-    "web_url": TEXT,
-}
-USER_PUBLIC: Shape = {
-    **USER_BASIC,
-    "bio": TEXT,
-    "bot": TEXT,
-    "can_create_group": TRUTH,
-    "can_create_project": TRUTH,
-    "commit_email": TEXT,
-    "confirmed_at": TEXT,
-    "created_at": TEXT,
-    "current_sign_in_at": TEXT,
-    "email": TEXT,
-    "external": TRUTH,
-    "identities": LIST,
-    "location": TEXT,
-    "private_profile": TRUTH,
-    "projects_limit": NUMBER,
-    "two_factor_enabled": TRUTH,
-}
-MEMBER: Shape = {
-    **USER_BASIC,
-    "access_level": NUMBER,
-    "created_at": TEXT,
-    "created_by": TABLE,
-    "expires_at": TEXT,
-    "member_role": TABLE,
-    "membership_state": TEXT,
-}
-TOKEN: Shape = {
-    "id": NUMBER,
-    "name": TEXT,
-    "revoked": TRUTH,
-    "created_at": TEXT,
-    "description": TEXT,
-    "scopes": LIST,
-    "user_id": NUMBER,
-    "last_used_at": TEXT,
-    "active": TRUTH,
-    "expires_at": TEXT,
-    "last_used_ips": LIST,
-}
-PROJECT_BASIC: Shape = {
-    "id": NUMBER,
-    "description": TEXT,
-    "name": TEXT,
-    "name_with_namespace": TEXT,
-    "path": TEXT,
-    "path_with_namespace": TEXT,
-    "created_at": TEXT,
-    "default_branch": TEXT,
-    "topics": LIST,
-    "web_url": TEXT,
-    "http_url_to_repo": TEXT,
-    "star_count": NUMBER,
-    "last_activity_at": TEXT,
-    "namespace": TABLE,
-}
-PROJECT: Shape = {
-    **PROJECT_BASIC,
-    "visibility": TEXT,
-    "archived": TRUTH,
-    "empty_repo": TRUTH,
-    "owner": TABLE,
-    "container_registry_enabled": TRUTH,
-    "container_registry_access_level": TEXT,
-    "container_registry_image_prefix": TEXT,
-    "container_expiration_policy": TABLE,
-    "shared_with_groups": LIST,
-    "permissions": TABLE,
-}
-GROUP: Shape = {
-    "id": NUMBER,
-    "web_url": TEXT,
-    "name": TEXT,
-    "path": TEXT,
-    "full_path": TEXT,
-    "visibility": TEXT,
-    "parent_id": NUMBER,
-}
-JOB: Shape = {
-    "id": NUMBER,
-    "status": TEXT,
-    "stage": TEXT,
-    "name": TEXT,
-    "ref": TEXT,
-    "web_url": TEXT,
-    "pipeline": TABLE,
-    "user": TABLE,
-    "commit": TABLE,
-}
-METADATA: Shape = {"version": TEXT, "revision": TEXT, "kas": TABLE, "enterprise": TRUTH}
+#: Not in versions before 17.4.
+NEW = {"associations"}
+
+CASES = [
+    (version, endpoint)
+    for version in VERSIONS
+    for endpoint in ROUTES
+    if not (version.startswith("15.") and endpoint in NEW)
+]
 
 
 @pytest.fixture
@@ -129,62 +53,123 @@ def gitlab() -> Iterator[StubGitLab]:
     with serving() as gitlab:
         alice = gitlab.user("alice")
         gitlab.token(alice, "api")
+        gitlab.token(gitlab.user("root", admin=True), "api")
         gitlab.job(alice, gitlab.project("Team/App", "public", direct={alice.id: 30}))
         gitlab.group("Team", {alice.id: 30})
+        gitlab.recorded_repositories.add("team/app/image")
         yield gitlab
 
 
-def ask(gitlab: StubGitLab, path: str, header: str) -> Any:
-    """The JSON at a path, as somebody."""
-    secret = {"PRIVATE-TOKEN": gitlab.tokens[0].text, "JOB-TOKEN": gitlab.jobs[0].token, "": ""}[header]
+def ask(gitlab: StubGitLab, path: str, name: str) -> tuple[int, Any]:
+    """Status and JSON of an answer to somebody."""
+    headers = {
+        "alice": {"PRIVATE-TOKEN": gitlab.tokens[0].text},
+        "root": {"PRIVATE-TOKEN": gitlab.tokens[1].text},
+        "job": {"JOB-TOKEN": gitlab.jobs[0].token},
+        "": {},
+    }
     connection = HTTPConnection("127.0.0.1", gitlab.port, timeout=10)
     try:
-        connection.request("GET", f"/api/v4{path}", headers={header: secret} if header else {})
+        connection.request("GET", f"/api/v4{path}", headers=headers[name])
         response = connection.getresponse()
-        body = json.loads(response.read())
-        assert response.status == 200, body
-        return body
+        return response.status, json.loads(response.read())
     finally:
         connection.close()
 
 
+def differences(shape: Any, found: Any, where: str = "") -> Iterator[str]:
+    """Where field names or JSON types are not the recorded ones.
+
+    A recorded null says nothing of the type; an element of a list is like the first one that is recorded.
+    """
+    if shape is None:
+        return
+    # In JSON, true is no number.
+    if type(found) is not type(shape):
+        yield f"{where}: {type(found).__name__} instead of {type(shape).__name__}"
+    elif isinstance(shape, dict):
+        for name in sorted(shape.keys() ^ found.keys()):
+            yield f"{where}.{name}: {'missing' if name in shape else 'invented'}"
+        for name in shape.keys() & found.keys():
+            yield from differences(shape[name], found[name], f"{where}.{name}")
+    elif isinstance(shape, list) and shape:
+        for element in found:
+            yield from differences(shape[0], element, f"{where}[]")
+
+
+@pytest.mark.parametrize(("version", "endpoint"), CASES)
+def test_an_answer_has_the_fields_and_types_of_the_recorded_one(
+    gitlab: StubGitLab, version: str, endpoint: str
+) -> None:
+    """Neither more fields nor fewer, also in tables within the answer."""
+    gitlab.version = version
+    shape = json.loads(shape_file(version, endpoint).read_text())
+    status, found = ask(gitlab, *ROUTES[endpoint])
+    assert status == 200
+    assert list(differences(shape, found)) == []
+    assert not isinstance(shape, list) or len(found) == 1
+
+
+def test_every_recorded_answer_is_asked_for() -> None:
+    """A file that no case reads would rot unseen."""
+    assert {path for path in SHAPES.rglob("*") if path.is_file()} == {shape_file(*case) for case in CASES}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_field_that_gitlab_does_not_have_cannot_be_served(version: str) -> None:
+    """A field of the stub's own invention would prove nothing."""
+    assert recorded(version, "token", id=5)["id"] == 5
+    with pytest.raises(AssertionError, match="no field owner"):
+        recorded(version, "token", owner="alice")
+
+
+def test_a_version_without_recorded_answers_is_named() -> None:
+    """Else a test would ask another version than it says."""
+    with pytest.raises(AssertionError, match=r"'token' is recorded for GitLab 12\.0\.1"):
+        recorded("12.0.1", "token")
+
+
 @pytest.mark.parametrize(
-    ("path", "header", "shape"),
+    ("shape", "found", "difference"),
     [
-        ("/version", "PRIVATE-TOKEN", METADATA),
-        ("/metadata", "PRIVATE-TOKEN", METADATA),
-        ("/user", "PRIVATE-TOKEN", USER_PUBLIC),
-        ("/users?username=alice", "", USER_BASIC),
-        ("/personal_access_tokens/self", "PRIVATE-TOKEN", TOKEN),
-        ("/groups?min_access_level=10", "PRIVATE-TOKEN", GROUP),
-        ("/projects/team%2Fapp", "PRIVATE-TOKEN", PROJECT),
-        ("/projects/team%2Fapp", "", PROJECT_BASIC),
-        ("/projects/5000/members/all/100", "PRIVATE-TOKEN", MEMBER),
-        ("/job", "JOB-TOKEN", JOB),
+        ({"a": 1}, {"a": 1, "b": 2}, ".b: invented"),
+        ({"a": 1}, {}, ".a: missing"),
+        ({"a": {"b": "c"}}, {"a": {"b": 1}}, ".a.b: int instead of str"),
+        ({"a": 1}, {"a": True}, ".a: bool instead of int"),
+        ({"a": 1}, {"a": None}, ".a: NoneType instead of int"),
+        ([{"a": 1}], [{"a": 1}, {"a": "1"}], "[].a: str instead of int"),
+        ({"a": None, "b": []}, {"a": {"c": 1}, "b": [1]}, None),
     ],
 )
-def test_every_field_is_one_that_gitlab_describes_and_of_its_type(
-    gitlab: StubGitLab, path: str, header: str, shape: Shape
-) -> None:
-    """A field of the stub's own invention would prove nothing."""
-    found = ask(gitlab, path, header)
-    rows = found if isinstance(found, list) else [found]
-    assert rows
-    for row in rows:
-        for name, value in row.items():
-            assert name in shape, name
-            # In JSON, true is no number.
-            types = shape[name] if not isinstance(value, bool) else tuple({*shape[name]} - {int})
-            assert (None if value is None else type(value)) in types, name
+def test_the_comparison_sees_differences(shape: Any, found: Any, difference: str | None) -> None:
+    """Else the answers above would pass whatever they are."""
+    assert list(differences(shape, found)) == ([] if difference is None else [difference])
 
 
-def test_associations_hold_groups_and_projects(gitlab: StubGitLab) -> None:
-    """The description names another entity for this route; GitLab's source gives two lists."""
-    found = ask(gitlab, "/personal_access_tokens/self/associations?min_access_level=10", "PRIVATE-TOKEN")
-    assert {name: type(value) for name, value in found.items()} == {"groups": list, "projects": list}
-    assert found["groups"][0]["web_url"].endswith("/groups/Team")
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_older_name_of_a_route_gives_the_same_answer(gitlab: StubGitLab, version: str) -> None:
+    """Since GitLab 15.5 `/version` says all that `/metadata` does."""
+    gitlab.version = version
+    answer = ask(gitlab, "/version", "alice")
+    assert answer == ask(gitlab, "/metadata", "alice")
+    assert answer[1]["version"] == version
 
 
-def test_the_list_of_images_is_a_list(gitlab: StubGitLab) -> None:
-    """Also to the anonymous caller, for a public project."""
-    assert ask(gitlab, "/projects/team%2Fapp/registry/repositories?per_page=1", "") == []
+def test_a_version_before_associations_does_not_have_the_route(gitlab: StubGitLab) -> None:
+    """They came with GitLab 17.4."""
+    gitlab.version = "15.11.3"
+    assert ask(gitlab, *ROUTES["associations"]) == (404, {"message": "404 Not Found"})
+
+
+@pytest.mark.parametrize("has_registry", [True, False])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_somebody_logs_in_and_pushes_with_every_version(gitlab: StubGitLab, version: str, has_registry: bool) -> None:
+    """Whether GitLab's own registry gives the rights or the API shows them."""
+    gitlab.version, gitlab.registry_enabled = version, has_registry
+    with asking(gitlab, grants=True) as backend:
+        account = backend.authenticate("alice", gitlab.tokens[0].text)
+        assert account.name == "alice"
+        assert account.groups == {"team"}
+        wanted = Access("repository", "team/app", frozenset({"pull", "push", "delete"}))
+        assert backend.grants(account, wanted) == {"pull", "push"}
+    assert (gitlab.asked("/api/v4/projects/") > 0) is not has_registry

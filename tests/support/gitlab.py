@@ -1,6 +1,7 @@
 """A GitLab for tests: a real HTTP server on 127.0.0.1 with GitLab's routes, shapes, statuses and oddities, and faults.
 
 It decides by its own small model of roles and abilities, so that it cannot share a mistake with the code under test.
+What its answers look like is recorded apart from it, in `gitlab_shapes`: a folder for each version of GitLab.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import ipaddress
 import json
 import socket
 import ssl
+import sys
 import threading
 import time
 import urllib.parse
@@ -32,6 +34,7 @@ from cryptography.x509.oid import NameOID
 
 from tokenissuer_backends.gitlab import GitLabBackend, GitLabOptions
 
+SHAPES = Path(__file__).parent / "gitlab_shapes"
 READING = {"api", "read_api"}
 NAMING = {"api", "read_api", "read_user"}
 EXPIRED = "Token is expired. You can either do re-authorization or token refresh."
@@ -164,6 +167,44 @@ def message(status: int, text: str) -> Reply:
     return Reply(status, {"message": text})
 
 
+def shape_file(version: str, endpoint: str) -> Path:
+    """Where the answer of an endpoint is recorded; the first two numbers of the version say in which folder."""
+    return SHAPES / ".".join(version.split(".")[:2]) / f"{endpoint}.json"
+
+
+@functools.cache
+def read_shape(path: Path) -> str:
+    """Read a file once."""
+    return path.read_text()
+
+
+def example(version: str, endpoint: str) -> dict[str, Any]:
+    """The recorded answer of an endpoint; of a list its one element."""
+    try:
+        answer = json.loads(read_shape(shape_file(version, endpoint)))
+    except FileNotFoundError:
+        raise AssertionError(f"no answer of {endpoint!r} is recorded for GitLab {version}") from None
+    table: dict[str, Any] = answer[0] if isinstance(answer, list) else answer
+    return table
+
+
+def filled(shape: Mapping[str, Any], /, **values: Any) -> dict[str, Any]:
+    """A recorded table with other values.
+
+    Raises:
+        AssertionError: for a field that is not recorded.
+    """
+    invented = values.keys() - shape.keys()
+    if invented:
+        raise AssertionError(f"GitLab's answer has no field {', '.join(sorted(invented))}")
+    return {**shape, **values}
+
+
+def recorded(version: str, endpoint: str, /, **values: Any) -> dict[str, Any]:
+    """The recorded answer of an endpoint with other values; see `filled`."""
+    return filled(example(version, endpoint), **values)
+
+
 class StubGitLab:
     """A GitLab with users, tokens, groups and projects, which tests add to.
 
@@ -188,6 +229,7 @@ class StubGitLab:
         self.registry_enabled = True
         self.associations = True
         self.issuer = "gitlab-issuer"
+        #: Also chooses the recorded answers.
         self.version = "17.11.2-ee"
         self.describes_tokens = True
         #: Seconds by which its clock is ahead.
@@ -388,7 +430,9 @@ class _Server(http.server.ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that go away are no news."""
+        """Clients that go away are no news; a mistake of the stub is."""
+        if isinstance(sys.exception(), AssertionError):
+            super().handle_error(request, client_address)
 
     def hang_up(self) -> None:
         for request in list(self._open):
@@ -511,7 +555,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         match path.split("/")[1:]:
             case ["version" | "metadata"]:
                 self.need(caller, NAMING)
-                raise Reply(200, {"version": self.gitlab.version, "revision": "14d3a1d"})
+                raise Reply(200, recorded(self.gitlab.version, "metadata", version=self.gitlab.version))
             case ["user"]:
                 self.need(caller, NAMING)
                 raise Reply(200, self.user_table(caller))
@@ -520,7 +564,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 if caller.user is None and (not self.gitlab.anonymous_users or "username" not in query):
                     raise message(403, "403 Forbidden - Not authorized to access /api/v4/users")
                 name = query.get("username", "").lower()
-                raise Reply(200, [basic_user(user) for user in self.gitlab.users if user.username.lower() == name])
+                found = [user for user in self.gitlab.users if user.username.lower() == name]
+                raise Reply(200, [recorded(self.gitlab.version, "users", **basic_user(user)) for user in found])
             case ["personal_access_tokens", "self", *rest] if self.gitlab.describes_tokens:
                 self.token_itself(caller, rest, query)
             case ["groups"]:
@@ -538,24 +583,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """What a user is told of himself."""
         user = caller.user
         assert user is not None
-        table = {
+        values = {
             **basic_user(user),
-            "created_at": "2020-01-01T00:00:00.000Z",
-            "bio": "",
-            "location": None,
-            "public_email": None,
             "email": f"{user.username}@example.com",
             "two_factor_enabled": user.two_factors,
             "external": user.external,
-            "private_profile": False,
-            "can_create_group": True,
-            "can_create_project": True,
-            "projects_limit": 100000,
-            "identities": [],
         }
         if self.gitlab.is_admin(caller):
-            table["is_admin"] = True
-        return table
+            return recorded(self.gitlab.version, "user_admin", **values, is_admin=True)
+        return recorded(self.gitlab.version, "user", **values)
 
     def token_itself(self, caller: Caller, rest: list[str], query: Mapping[str, str]) -> None:
         """Every scope will do here, but not every kind of token."""
@@ -564,39 +600,49 @@ class Handler(http.server.BaseHTTPRequestHandler):
             raise message(401, "401 Unauthorized")
         if token.oauth:
             raise message(400, "400 Bad request - This endpoint requires token type to be a personal access token")
+        version = self.gitlab.version
         if not rest:
-            raise Reply(
-                200,
-                {
-                    "id": token.id,
-                    "name": "laptop",
-                    "revoked": False,
-                    "created_at": "2024-01-01T00:00:00.000Z",
-                    "description": None,
-                    "scopes": token.scopes,
-                    "user_id": token.user.id,
-                    "last_used_at": None,
-                    "active": not token.inactive,
-                    "expires_at": "2099-01-01",
-                },
+            shape = example(version, "token")
+            newer = {"granular": "granular" in token.scopes} if "granular" in shape else {}
+            values = {"id": token.id, "scopes": token.scopes, "user_id": token.user.id, "active": not token.inactive}
+            raise Reply(200, filled(shape, **values, **newer))
+        if rest == ["associations"] and self.gitlab.associations and shape_file(version, "associations").exists():
+            self.list_associations(token.user, query)
+
+    def list_associations(self, user: User, query: Mapping[str, str]) -> None:
+        """The groups and projects of a token's user, both in pages."""
+        shape = example(self.gitlab.version, "associations")
+        level = int(query.get("min_access_level", "0"))
+        groups, _ = paginate(self.member_groups(user, level), query)
+        # The header speaks of the list that was cut into pages last: the projects.
+        projects, following = paginate(
+            [project for project in self.gitlab.projects if self.gitlab.level(user, project) >= max(level, 1)], query
+        )
+        group_rows = [
+            filled(
+                shape["groups"][0],
+                id=group.id,
+                web_url=f"{self.gitlab.url}/groups/{group.path}",
+                name=group.path.rpartition("/")[2],
+                access_levels=group.members.get(user.id, 0),
+                visibility=group.visibility,
             )
-        if rest == ["associations"] and self.gitlab.associations:
-            groups = self.member_groups(token.user, int(query.get("min_access_level", "0")))
-            rows = [
-                {
-                    "id": group.id,
-                    "web_url": f"{self.gitlab.url}/groups/{group.path}",
-                    "name": group.path.rpartition("/")[2],
-                    "parent_id": None,
-                    "organization_id": 1,
-                    "access_levels": group.members.get(token.user.id, 0),
-                    "visibility": group.visibility,
-                }
-                for group in groups
-            ]
-            page, _ = paginate(rows, query)
-            # The header speaks of the list that was cut into pages last: the projects.
-            raise Reply(200, {"groups": page, "projects": []}, {"X-Next-Page": ""})
+            for group in groups
+        ]
+        project_rows = [
+            self.described(
+                project,
+                shape["projects"][0],
+                visibility=project.visibility,
+                access_levels=filled(
+                    shape["projects"][0]["access_levels"],
+                    project_access_level=project.direct.get(user.id),
+                    group_access_level=project.inherited.get(user.id),
+                ),
+            )
+            for project in projects
+        ]
+        raise Reply(200, {"groups": group_rows, "projects": project_rows}, {"X-Next-Page": following})
 
     def member_groups(self, user: User, level: int) -> list[Group]:
         """The groups of a user; without a level the public ones too."""
@@ -611,19 +657,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """A list in pages."""
         if caller.user is None:
             raise Reply(200, [])
-        rows = [
-            {
-                "id": group.id,
-                "web_url": f"{self.gitlab.url}/groups/{group.path}",
-                "name": group.path.rpartition("/")[2],
-                "path": group.path.rpartition("/")[2],
-                "full_path": group.path,
-                "visibility": group.visibility,
-                "parent_id": None,
-            }
-            for group in self.member_groups(caller.user, int(query.get("min_access_level", "0")))
+        groups, following = paginate(self.member_groups(caller.user, int(query.get("min_access_level", "0"))), query)
+        page = [
+            recorded(
+                self.gitlab.version,
+                "groups",
+                id=group.id,
+                web_url=f"{self.gitlab.url}/groups/{group.path}",
+                name=group.path.rpartition("/")[2],
+                path=group.path.rpartition("/")[2],
+                full_name=group.path.replace("/", " / "),
+                full_path=group.path,
+                visibility=group.visibility,
+            )
+            for group in groups
         ]
-        page, following = paginate(rows, query)
         raise Reply(200, page, {"X-Next-Page": following, "X-Page": query.get("page", "1")})
 
     def group_member(self, path: str, number: str) -> None:
@@ -634,7 +682,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 if group.path.lower() == path.lower() and str(user.id) == number and level:
                     if group.is_refused:
                         raise message(403, "403 Forbidden")
-                    raise Reply(200, {**basic_user(user), "access_level": level, "membership_state": group.state})
+                    values = {**basic_user(user), "access_level": level, "membership_state": group.state}
+                    raise Reply(200, recorded(self.gitlab.version, "group_member", **values))
         raise message(404, "404 Not found")
 
     def project(self, caller: Caller, id_: str, rest: list[str]) -> None:
@@ -658,7 +707,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 admin = self.gitlab.is_admin(caller)
                 if "read" not in self.gitlab.abilities(caller.user, project, admin=admin):
                     raise message(403 if caller.user else 401, "403 Forbidden" if caller.user else "401 Unauthorized")
-                raise Reply(200, [])
+                raise Reply(200, self.repositories(project))
 
     def find_project(self, caller: Caller, id_: str, rest: list[str]) -> Project:
         """By number, else by path without regard to case."""
@@ -680,29 +729,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def project_table(self, caller: Caller, project: Project) -> dict[str, Any]:
         """The small description for the anonymous caller, the large one for users."""
-        name = project.path.rpartition("/")[2]
-        small = {
-            "id": project.id,
-            "description": None,
-            "name": name,
-            "name_with_namespace": project.path.replace("/", " / "),
-            "path": name,
-            "path_with_namespace": project.path,
-            "created_at": "2020-01-01T00:00:00.000Z",
-            "default_branch": "main",
-            "web_url": f"{self.gitlab.url}/{project.path}",
-            "star_count": 0,
-            "last_activity_at": "2020-01-01T00:00:00.000Z",
-            "namespace": {
-                "id": 1,
-                "name": "x",
-                "path": "x",
-                "kind": "group",
-                "full_path": project.path.rpartition("/")[0],
-            },
-        }
+        version = self.gitlab.version
         if caller.user is None:
-            return small
+            return self.described(project, example(version, "project_anonymous"))
 
         def way(members: dict[int, int]) -> dict[str, int] | None:
             assert caller.user is not None
@@ -712,32 +741,54 @@ class Handler(http.server.BaseHTTPRequestHandler):
         enabled = project.registry == "enabled" or (
             project.registry == "private" and self.gitlab.level(caller.user, project) >= 20
         )
-        return {
-            **small,
-            "visibility": project.visibility,
-            "archived": project.archived,
-            "empty_repo": False,
-            "container_registry_enabled": enabled,
-            "container_registry_access_level": project.registry,
-            "shared_with_groups": [],
-            "permissions": {"project_access": way(project.direct), "group_access": way(project.inherited)},
-        }
+        return self.described(
+            project,
+            example(version, "project"),
+            visibility=project.visibility,
+            archived=project.archived,
+            container_registry_enabled=enabled,
+            container_registry_access_level=project.registry,
+            permissions={"project_access": way(project.direct), "group_access": way(project.inherited)},
+        )
+
+    def described(self, project: Project, shape: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+        """A recorded description of a project as one of this project."""
+        group, _, name = project.path.rpartition("/")
+        return filled(
+            shape,
+            id=project.id,
+            name=name,
+            name_with_namespace=project.path.replace("/", " / "),
+            path=name,
+            path_with_namespace=project.path,
+            web_url=f"{self.gitlab.url}/{project.path}",
+            namespace=filled(shape["namespace"], name=group, path=group.rpartition("/")[2], full_path=group),
+            **more,
+        )
+
+    def repositories(self, project: Project) -> list[dict[str, Any]]:
+        """The images that somebody has pushed to a project."""
+        path = project.path.lower()
+        return [
+            recorded(
+                self.gitlab.version,
+                "repositories",
+                name=name.removeprefix(path).removeprefix("/"),
+                path=name,
+                project_id=project.id,
+                location=f"registry.example.com/{name}",
+            )
+            for name in sorted(self.gitlab.recorded_repositories)
+            if name == path or name.startswith(f"{path}/")
+        ]
 
     def member(self, project: Project, number: str) -> None:
         """The effective membership of one user."""
         for user in self.gitlab.users:
             level = self.gitlab.level(user, project)
             if str(user.id) == number and level:
-                raise Reply(
-                    200,
-                    {
-                        **basic_user(user),
-                        "access_level": level,
-                        "created_at": "2020-01-01T00:00:00.000Z",
-                        "expires_at": None,
-                        "membership_state": "active",
-                    },
-                )
+                values = {**basic_user(user), "access_level": level}
+                raise Reply(200, recorded(self.gitlab.version, "member", **values))
         # Another spelling than for projects.
         raise message(404, "404 Not found")
 
@@ -745,19 +796,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """The job behind a job token."""
         if caller.job is None:
             raise message(404, "404 Job Not Found") if caller.token else message(401, "401 Unauthorized")
-        job = caller.job
+        job, shape = caller.job, example(self.gitlab.version, "job")
         raise Reply(
             200,
-            {
-                "id": job.id,
-                "status": job.status,
-                "stage": "build",
-                "name": "image",
-                "ref": "main",
-                "web_url": f"{self.gitlab.url}/{job.project.path}/-/jobs/{job.id}",
-                "pipeline": {"id": 8, "project_id": job.project.id, "ref": "main", "status": "running"},
-                "user": basic_user(job.user),
-            },
+            filled(
+                shape,
+                id=job.id,
+                status=job.status,
+                web_url=f"{self.gitlab.url}/{job.project.path}/-/jobs/{job.id}",
+                pipeline=filled(shape["pipeline"], project_id=job.project.id),
+                user=filled(shape["user"], **basic_user(job.user)),
+            ),
         )
 
     # The token endpoint of GitLab's own registry.
@@ -884,7 +933,6 @@ def basic_user(user: User) -> dict[str, Any]:
         "username": user.username,
         "name": user.username.title(),
         "state": user.state,
-        "avatar_url": None,
         "web_url": f"https://gitlab.example.com/{user.username}",
     }
 
