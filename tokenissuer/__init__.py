@@ -4,7 +4,7 @@ The names in `__all__`, `tokenissuer.testing.BackendContract` and `tokenissuer.w
 else is private and may change.
 """
 
-from tokenissuer.accounts.backend import Account, Backend
+from tokenissuer.accounts.backend import Account, Backend, Listing
 from tokenissuer.accounts.cache import Cache, Deadline
 from tokenissuer.config import load_config, parse_config
 from tokenissuer.diagnosis import Finding, Findings, Severity, Stopwatch
@@ -17,7 +17,8 @@ from tokenissuer.errors import (
     TokenIssuerError,
     UnknownAccount,
 )
-from tokenissuer.options import Secret, option
+from tokenissuer.net import tls_context
+from tokenissuer.options import Secret, option, read_file, read_text
 from tokenissuer.scope import Access
 from tokenissuer.sessions.store import Session, Store
 from tokenissuer.web.app import Application
@@ -34,6 +35,7 @@ __all__ = [
     "Finding",
     "Findings",
     "InvalidCredentials",
+    "Listing",
     "QuotaExceeded",
     "RequestError",
     "Secret",
@@ -46,4 +48,7 @@ __all__ = [
     "load_config",
     "option",
     "parse_config",
+    "read_file",
+    "read_text",
+    "tls_context",
 ]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from tokenissuer.accounts.backend import Backend, load_backend
+from tokenissuer.accounts.backend import Backend, Listing, load_backend
 from tokenissuer.accounts.cache import CachedBackend, CacheOptions
 from tokenissuer.accounts.chain import Chain
 from tokenissuer.accounts.limit import Threads
@@ -25,14 +25,16 @@ from tokenissuer.monitoring.health import Health
 from tokenissuer.monitoring.metrics import (
     CERTIFICATE_END,
     STORE,
+    UNUSABLE_ACCOUNTS,
     MetricsOptions,
     begin,
     observe_backend,
     observe_request,
 )
 from tokenissuer.net import is_loopback
-from tokenissuer.options import decode, files_in, near_match, secrets_in
+from tokenissuer.options import decode, files_in, near_match, read_text, secrets_in
 from tokenissuer.policy import AccessOptions, Policy, Rule
+from tokenissuer.policy.findings import KnownNames, name_findings
 from tokenissuer.service import TokenService
 from tokenissuer.sessions.store import Store, load_store
 from tokenissuer.sessions.tokens import RefreshOptions, RefreshTokens
@@ -224,10 +226,22 @@ class Config:
             service = TokenService(issuer, chain, policy, self.issuer.services, refresh, throttle)
             health = parts.get([*backends, refresh], lambda: _health(backends, refresh))
             begin(backend.name for backend in backends)
+            self._report(backends)
             CERTIFICATE_END.set(key.certificate.not_valid_after_utc.timestamp())
             application = Application(service, self.server.proxies(), self.issuer.realm, health.prove, observe_request)
             undo.pop_all()
         return Running(application, health, key.thumbprint, tuple(parts.made))
+
+    def _report(self, backends: Sequence[CachedBackend]) -> None:
+        """Write to the log what rules and account files say that cannot be meant."""
+        listings = {cached.name: cached.backend.listing() for cached in backends}
+        for name, listing in listings.items():
+            unusable = listing.unusable if listing else {}
+            UNUSABLE_ACCOUNTS.labels(name).set(len(unusable))
+            for account, reason in unusable.items():
+                _log.warning("backend '%s': the account '%s' cannot log in: %s", name, account, reason)
+        for finding in name_findings(self.rules, known_names(listings)):
+            _log.warning("%s: %s; %s", finding.subject, finding.fact, finding.remedy)
 
     def groups_wanted(self, backend: str) -> frozenset[str] | None:
         """Return the groups of this backend that access rules name; None if any group may matter."""
@@ -393,6 +407,11 @@ class _Parts:
         return value
 
 
+def known_names(listings: Mapping[str, Listing | None]) -> Mapping[str, KnownNames | None]:
+    """Return the names that rules may mean, for each backend; None for a backend that cannot tell."""
+    return {name: KnownNames(found.accounts, found.groups) if found else None for name, found in listings.items()}
+
+
 def _health(backends: Sequence[CachedBackend], refresh: RefreshTokens | None) -> Health:
     checks = {backend.name: backend.backend.check for backend in backends}
     return Health(checks if refresh is None else checks | {STORE: refresh.store.check})
@@ -441,10 +460,8 @@ def load_config(path: Path | str) -> Config:
     """
     path = Path(path)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        table = tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path}: not TOML: {error}") from None
     return _with_place(str(path), lambda: _decode_config(path, path.absolute().parent, table))
 

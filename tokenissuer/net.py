@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import ssl
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from pathlib import Path
 from typing import Final
+
+from tokenissuer.errors import ConfigurationError
+from tokenissuer.options import read_file
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 
 # An address with an optional port, as RFC 7239, 6 and several proxies write it.
 _NODE: Final = re.compile(r"\[(?P<v6>[^\]]+)\](?::\w+)?|(?P<v4>[0-9.]+)(?::\w+)?|(?P<bare>[0-9A-Fa-f:.]+)")
+
+_CERTIFICATE: Final = re.compile(rb"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,26 @@ def parse_network(text: str) -> IPNetwork:
         return ipaddress.ip_network(text)
     except ValueError as error:
         raise ValueError(f"'{text}' is not an address or a network such as 192.0.2.0/24: {error}") from None
+
+
+def tls_context(ca_file: Path | None = None) -> ssl.SSLContext:
+    """Return how to verify a server's certificate.
+
+    Args:
+        ca_file: certificates to trust instead of the system's, PEM.
+
+    Raises:
+        ConfigurationError: if they cannot be read, or there is none.
+    """
+    if ca_file is None:
+        return ssl.create_default_context()
+    # Texts between the certificates may be in any encoding, and `cadata` takes ASCII only.
+    certificates = b"\n".join(_CERTIFICATE.findall(read_file(ca_file))).decode("ascii")
+    try:
+        # Without any text, Python would trust the system's certificates.
+        return ssl.create_default_context(cadata=certificates or " ")
+    except (ssl.SSLError, ValueError):
+        raise ConfigurationError(f"'ca_file': {ca_file} has no PEM certificate") from None
 
 
 def is_loopback(host: str) -> bool:

@@ -27,6 +27,7 @@ from tokenissuer import (
     Secret,
     Severity,
     option,
+    read_file,
 )
 from tokenissuer_backends.gitlab.account import GitLabAccount
 from tokenissuer_backends.gitlab.api import JOB_USER, TOKEN_ROUTE, Api, is_username
@@ -377,9 +378,7 @@ def _check_token(token: Secret) -> None:
 
 def _public_key(path: Path) -> RSAPublicKey:
     try:
-        key = x509.load_pem_x509_certificate(path.read_bytes()).public_key()
-    except OSError as error:
-        raise ConfigurationError(f"'certificate': cannot read {path}: {error.strerror}") from None
+        key = x509.load_pem_x509_certificate(read_file(path)).public_key()
     except ValueError:
         raise ConfigurationError(f"'certificate': {path} has no PEM certificate") from None
     if not isinstance(key, RSAPublicKey):

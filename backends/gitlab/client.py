@@ -10,7 +10,6 @@ import json
 import math
 import re
 import socket
-import ssl
 import threading
 import time
 import urllib.parse
@@ -24,7 +23,7 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, ProtocolError
 
-from tokenissuer import BackendUnavailable, ConfigurationError, Deadline, QuotaExceeded
+from tokenissuer import BackendUnavailable, Deadline, QuotaExceeded, tls_context
 from tokenissuer_backends.gitlab.credential import Credential
 
 #: Seconds for one attempt to connect.
@@ -166,7 +165,7 @@ class Client:
         shared: dict[str, Any] = {"port": parts.port, "maxsize": connections, "block": True, "retries": False}
         self._pool: urllib3.HTTPConnectionPool
         if parts.scheme == "https":
-            self._pool = _HTTPSPool(parts.hostname or "", ssl_context=_tls(ca_file), **shared)
+            self._pool = _HTTPSPool(parts.hostname or "", ssl_context=tls_context(ca_file), **shared)
         else:
             self._pool = _HTTPPool(parts.hostname or "", **shared)
 
@@ -409,13 +408,6 @@ class _HTTPPool(urllib3.HTTPConnectionPool):
 
 class _HTTPSPool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _HTTPS
-
-
-def _tls(ca_file: Path | None) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
-    except OSError as error:
-        raise ConfigurationError(f"'ca_file': cannot read {ca_file}: {error.strerror}") from None
 
 
 def _is_full(page: Any) -> bool:

@@ -22,7 +22,7 @@ from typing import Any, Final, NoReturn, Self
 
 import ldap3
 
-from tokenissuer import ConfigurationError, Deadline
+from tokenissuer import Deadline, tls_context
 from tokenissuer_backends.ldap import ppolicy
 from tokenissuer_backends.ldap.failure import DirectoryFailure, Incomplete, Misconfigured, Refused, Unreachable
 from tokenissuer_backends.ldap.filter import EVERYTHING
@@ -121,12 +121,7 @@ class Trust:
     """
 
     def __init__(self, ca_file: Path | None, name: str = "") -> None:
-        try:
-            context = ssl.create_default_context(cafile=ca_file)
-        except ssl.SSLError:
-            raise ConfigurationError(f"'ca_file': {ca_file} has no PEM certificate") from None
-        except OSError as error:
-            raise ConfigurationError(f"'ca_file': cannot read {ca_file}: {error.strerror}") from None
+        context = tls_context(ca_file)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.sslsocket_class = _TlsSocket
         self._context: Final = context

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.cli import Run, failed
-from tokenissuer_backends import htpasswd
+from tokenissuer_backends.htpasswd import hash as htpasswd_hash
 
 
 @pytest.fixture(autouse=True)
 def _cheap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """New hashes at the lowest cost; and no configuration but the one named."""
-    monkeypatch.setattr(htpasswd, "_BCRYPT_COST", 4)
+    monkeypatch.setattr(htpasswd_hash, "BCRYPT_COST", 4)
     monkeypatch.delenv("TOKENISSUER_CONFIG", raising=False)
     monkeypatch.chdir(tmp_path)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tokenissuer_backends import htpasswd
 from tokenissuer_backends.htpasswd import HtpasswdBackend, HtpasswdOptions
+from tokenissuer_backends.htpasswd import hash as hash_module
 
 SHA = "{SHA}nU4eI71bcnBGqeO0t9tXvY1u5oQ="  # pass
 
@@ -21,7 +21,7 @@ SPACED = "p\N{LATIN SMALL LETTER A WITH DIAERESIS}ss: w\N{SNOWMAN}rd"
 @pytest.fixture(autouse=True)
 def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     """New hashes at the lowest cost."""
-    monkeypatch.setattr(htpasswd, "_BCRYPT_COST", 4)
+    monkeypatch.setattr(hash_module, "BCRYPT_COST", 4)
 
 
 def opened(path: Path, groups: Path | None = None) -> HtpasswdBackend:

@@ -17,8 +17,7 @@ from tokenissuer.accounts.cache import CachedBackend
 from tokenissuer.accounts.chain import Chain
 from tokenissuer.errors import BackendUnavailable, InvalidCredentials, UnknownAccount
 from tokenissuer.monitoring.health import Health
-from tokenissuer.pattern import Glob
-from tokenissuer.policy import NOBODY, Policy, Rule
+from tokenissuer.policy import NOBODY, Glob, Policy, Rule
 from tokenissuer.scope import Access
 from tokenissuer.service import TokenService
 from tokenissuer.signing.issuer import Issuer

@@ -298,7 +298,7 @@ def test_configurations_are_found_in_order(tmp_path: Path, monkeypatch: pytest.M
         pytest.param(lambda f: (f / "auth.key").unlink(), "cannot read the private key", id="no-key"),
         pytest.param(lambda f: (f / "auth.crt").write_text(""), "no PEM certificate", id="no-certificate"),
         pytest.param(
-            lambda f: (f / "users.htpasswd").write_text("x"), "backend 'htpasswd': ", id="broken-password-file"
+            lambda f: (f / "users.htpasswd").unlink(), "backend 'htpasswd': cannot read", id="no-password-file"
         ),
     ],
 )

@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 import pytest
 
+from tokenissuer.config import load_config
 from tokenissuer.errors import ConfigurationError
+from tokenissuer.net import tls_context
 from tokenissuer.options import Secret, decode, near_match, option
 
 
@@ -143,3 +145,44 @@ def test_only_the_last_line_end_is_taken_off_a_secret(tmp_path: Path) -> None:
 def test_a_near_match_is_offered(word: str, known: list[str], says: str) -> None:
     """Or the whole list."""
     assert near_match(word, known) == says
+
+
+@pytest.mark.parametrize("mark", ["\ufeff", "\ufeff\ufeff", "\u200b", "\u2060\ufeff"])
+def test_what_starts_a_file_invisibly_is_dropped_in_every_file(set_up: Path, mark: str) -> None:
+    """Editors on Windows write it, and people paste it."""
+    redis = set_up / "redis"
+    redis.write_text("redis://127.0.0.1:1/0\n")
+    with (set_up / "tokenissuer.toml").open("a") as file:
+        file.write(f'[throttle]\nredis_file = "{redis}"\n')
+    for path in set_up.iterdir():
+        path.write_bytes(mark.encode() + path.read_bytes())
+    config = load_config(set_up / "tokenissuer.toml")
+    assert config.throttle.redis is not None
+    assert config.throttle.redis.reveal() == "redis://127.0.0.1:1/0"
+    assert config.load_key().certificate.serial_number
+    listing = config.backends[0].build().listing()
+    assert listing is not None
+    assert listing.accounts == {"alice"}
+    assert not listing.unusable
+    assert len(tls_context(set_up / "auth.crt").get_ca_certs()) == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_file_in_utf_16_says_so(set_up: Path, encoding: str) -> None:
+    """As PowerShell writes it; the advice is the right one."""
+    for name in ("tokenissuer.toml", "users.htpasswd", "auth.crt"):
+        path = set_up / name
+        before = path.read_bytes()
+        path.write_bytes("\ufeff".encode(encoding) + before.decode().encode(encoding))
+        with pytest.raises(ConfigurationError, match=f"{name} is saved as UTF-16; save it as UTF-8"):
+            load_config(set_up / "tokenissuer.toml").build()
+        path.write_bytes(before)
+
+
+def test_a_file_of_certificates_without_one_trusts_nobody(tmp_path: Path) -> None:
+    """Least of all those that the system trusts."""
+    path = tmp_path / "ca.pem"
+    for text in ("", "words", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"):
+        path.write_text(text)
+        with pytest.raises(ConfigurationError, match="has no PEM certificate"):
+            tls_context(path)

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from tokenissuer.accounts.backend import Account
 from tokenissuer.net import IPNetwork
-from tokenissuer.pattern import Glob, account_path
-from tokenissuer.policy import Caller, Identity, Names, Policy, Rule
+from tokenissuer.policy import Caller, Glob, Identity, Names, Policy, Rule, account_path
 from tokenissuer.scope import Access
 
 ALICE = Account("alice", frozenset({"dev", "team-a"}))

@@ -12,8 +12,7 @@ from tokenissuer.accounts.backend import Account, Backend
 from tokenissuer.accounts.cache import CachedBackend
 from tokenissuer.accounts.chain import Chain
 from tokenissuer.errors import AccessDenied, BackendUnavailable
-from tokenissuer.pattern import Glob
-from tokenissuer.policy import Names, Policy, Rule
+from tokenissuer.policy import Glob, Names, Policy, Rule
 from tokenissuer.scope import Access
 from tokenissuer.service import Password, TokenRequest, TokenResponse, TokenService
 from tokenissuer.signing.issuer import Issuer

@@ -21,8 +21,7 @@ from tokenissuer.errors import (
     QuotaExceeded,
     UnknownAccount,
 )
-from tokenissuer.pattern import Glob
-from tokenissuer.policy import NOBODY, Policy, Rule
+from tokenissuer.policy import NOBODY, Glob, Policy, Rule
 from tokenissuer.scope import Access
 from tokenissuer.service import MAX_ANONYMOUS_REPOSITORIES, Password, TokenRequest, TokenService
 from tokenissuer.signing.issuer import Issuer

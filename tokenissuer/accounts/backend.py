@@ -7,6 +7,7 @@ one.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
@@ -56,6 +57,21 @@ class Account:
         """
         name = text.casefold()
         return name if name in self.groups else None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All accounts and groups of a backend that keeps them itself.
+
+    Args:
+        accounts: names of the accounts.
+        groups: names of the groups that have members.
+        unusable: for each account that can never log in, the place and the reason.
+    """
+
+    accounts: frozenset[str]
+    groups: frozenset[str]
+    unusable: Mapping[str, str] = field(default_factory=dict)
 
 
 class Backend(ABC):
@@ -131,6 +147,13 @@ class Backend(ABC):
             access: the repository, and the actions requested.
         """
         return frozenset()
+
+    def listing(self) -> Listing | None:
+        """Return all accounts and groups, if the backend itself keeps them; None if it cannot tell.
+
+        The core says which names in access rules are nobody's.
+        """
+        return None
 
     def check(self) -> None:
         """Prove that the backend can be asked now."""

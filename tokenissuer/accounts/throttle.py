@@ -88,7 +88,7 @@ class _Counters:
     def __init__(self, storage: Storage, options: ThrottleOptions) -> None:
         self._moving: Final = MovingWindowRateLimiter(storage)
         self._fixed: Final = FixedWindowRateLimiter(storage)
-        self._limits: Final = [
+        self._limits: Final[list[tuple[str, int, RateLimitItem]]] = [
             (name, width, RateLimitItemPerSecond(limit * times, options.window, f"{name}{width}"))
             for name, limit in (("account", options.account), ("address", options.address))
             for width, times in enumerate((1, _WIDE_TIMES))

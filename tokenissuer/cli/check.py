@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tokenissuer.accounts.backend import Backend
-from tokenissuer.config import Config, find_config, load_config
+from tokenissuer.accounts.backend import Backend, Listing
+from tokenissuer.config import Config, find_config, known_names, load_config
 from tokenissuer.diagnosis import Finding, Findings, Severity
 from tokenissuer.errors import BackendUnavailable, ConfigurationError, TokenIssuerError
+from tokenissuer.policy.findings import name_findings, path_findings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,14 +93,19 @@ def _not_allowed(wanted: Sequence[tuple[Path, int]], name: str | None) -> Sequen
 
 def _backend_findings(config: Config, repository: str | None, account: str | None) -> Iterator[Finding]:
     found_by: list[list[Finding]] = []
+    listings: dict[str, Listing | None] = {}
     for backend_config in config.backends:
         try:
             backend = backend_config.build()
         except ConfigurationError as error:
             yield Finding(Severity.ERROR, "[[backends]]", str(error))
+            listings[backend_config.name] = None
             continue
         try:
+            listing = listings[backend_config.name] = backend.listing()
             yield from backend.diagnose()
+            for name, reason in listing.unusable.items() if listing else ():
+                yield Finding(Severity.WARNING, f"backend '{backend_config.name}'", f"the account '{name}': {reason}")
             yield from _readiness(backend_config.name, backend)
             if repository is not None:
                 yield from backend.diagnose(repository=repository)
@@ -108,6 +114,9 @@ def _backend_findings(config: Config, repository: str | None, account: str | Non
         finally:
             backend.close()
     yield from _account_findings(found_by)
+    yield from name_findings(config.rules, known_names(listings))
+    accounts = frozenset[str]().union(*(listing.accounts for listing in listings.values() if listing))
+    yield from path_findings(config.rules, accounts)
 
 
 def _account_findings(found_by: Sequence[Sequence[Finding]]) -> Iterator[Finding]:

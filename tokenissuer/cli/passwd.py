@@ -9,6 +9,7 @@ import sys
 from tokenissuer.accounts.backend import Backend
 from tokenissuer.config import BackendConfig, Config, find_config, load_config
 from tokenissuer.errors import TokenIssuerError
+from tokenissuer.policy import account_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +28,8 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         backend.close()
     print(f"The password of '{arguments.username}' is set in backend '{chosen.name}'; a server uses it within seconds.")
+    if (path := account_path(arguments.username)) != arguments.username:
+        print(f"In access rules, {{account}} stands for '{path}' for this account.")
     return 0
 
 

@@ -62,12 +62,17 @@ REFRESH_TOKENS: Final = _counter("refresh_tokens", "What happened to refresh tok
 CERTIFICATE_END: Final = _gauge(
     "certificate_end_timestamp_seconds", "When the certificate ends, in seconds since 1970."
 )
+UNUSABLE_ACCOUNTS: Final = _gauge(
+    "unusable_accounts",
+    "Accounts in a backend's own file that can never log in, such as with a damaged hash.",
+    "backend",
+)
 RELOADS: Final = _counter("reloads", "Changes of the configuration or a file that it names.", "outcome")
 UP: Final = _gauge("part_up", "Whether a backend or the session store can be asked.", "part")
 
 # For Prometheus a counter that begins at 1 has not risen.
 for _counted, _values in (
-    (THROTTLED, ("account", "address")),
+    (THROTTLED, ("account", "address", "source", "anonymous")),
     (REFRESH_TOKENS, ("issued", "redeemed", "refused", "revoked")),
     (RELOADS, ("good", "failed")),
 ):

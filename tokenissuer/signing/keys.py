@@ -27,7 +27,7 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from tokenissuer.diagnosis import Finding, Findings, Severity
 from tokenissuer.errors import ConfigurationError
-from tokenissuer.options import option
+from tokenissuer.options import option, read_file
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
@@ -302,7 +302,7 @@ def load_private_key(path: Path) -> PrivateKey:
     Raises:
         ConfigurationError: if it cannot be read or no registry accepts its kind.
     """
-    data = _read(path, "private key")
+    data = read_file(path, "private key")
     try:
         key = serialization.load_pem_private_key(data, password=None)
     except TypeError:
@@ -330,7 +330,7 @@ def load_certificates(path: Path) -> list[x509.Certificate]:
     Raises:
         ConfigurationError: if there is none, or one is damaged.
     """
-    data = _read(path, "certificate")
+    data = read_file(path, "certificate")
     blocks = [match for match in _PEM_BLOCK.finditer(data) if match[1] == b"CERTIFICATE"]
     if not blocks:
         raise ConfigurationError(
@@ -358,10 +358,3 @@ def _jwk(key: PublicKey) -> dict[str, str]:
         jwk = RSAAlgorithm.to_jwk(key, as_dict=True)
         return {name: jwk[name] for name in ("kty", "n", "e")}
     return ECAlgorithm.to_jwk(key, as_dict=True)
-
-
-def _read(path: Path, what: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"cannot read the {what} {path}: {error.strerror}") from None

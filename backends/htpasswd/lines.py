@@ -1,0 +1,33 @@
+"""Lines of a file as Apache reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from tokenissuer import read_file
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Return the number and the text of each line that is neither empty nor a comment.
+
+    Blanks around a line do not count, and a line that ends with a backslash goes on in the next one
+    (`ap_cfg_getline` in Apache's httpd).
+
+    Raises:
+        ConfigurationError: if the file cannot be read.
+    """
+    begun, start = b"", 0
+    for number, raw in enumerate(read_file(path).split(b"\n"), 1):
+        line = raw.removesuffix(b"\r")
+        is_continued = line.endswith(b"\\") and not line.endswith(b"\\\\")
+        start = start or number
+        begun += line[:-1] if is_continued else line
+        if is_continued:
+            continue
+        text = begun.strip()
+        if text and not text.startswith(b"#"):
+            yield start, text
+        begun, start = b"", 0
+    if text := begun.strip():
+        yield start, text

@@ -1,0 +1,29 @@
+"""Access rules → decision. Pure: no clock, no I/O."""
+
+from tokenissuer.policy.decision import Decision, Policy
+from tokenissuer.policy.pattern import Glob, account_path
+from tokenissuer.policy.rule import (
+    CATALOG_ACTIONS,
+    NOBODY,
+    REPOSITORY_ACTIONS,
+    AccessOptions,
+    Caller,
+    Identity,
+    Names,
+    Rule,
+)
+
+__all__ = [
+    "CATALOG_ACTIONS",
+    "NOBODY",
+    "REPOSITORY_ACTIONS",
+    "AccessOptions",
+    "Caller",
+    "Decision",
+    "Glob",
+    "Identity",
+    "Names",
+    "Policy",
+    "Rule",
+    "account_path",
+]
