@@ -31,7 +31,7 @@ from tokenissuer.monitoring.metrics import (
     observe_backend,
     observe_request,
 )
-from tokenissuer.net import is_loopback
+from tokenissuer.net import is_inner_literal, is_loopback
 from tokenissuer.options import decode, files_in, near_match, read_text, secrets_in
 from tokenissuer.policy import AccessOptions, Policy, Rule
 from tokenissuer.policy.findings import KnownNames, name_findings
@@ -42,6 +42,7 @@ from tokenissuer.signing.issuer import Issuer, IssuerOptions
 from tokenissuer.signing.keys import KeyForm, SigningKey, SigningOptions, load_signing_key
 from tokenissuer.signing.rotation import Rotation
 from tokenissuer.web.app import Application
+from tokenissuer.web.browsers import AllowedOrigins
 from tokenissuer.web.proxies import ServerOptions
 
 T = TypeVar("T")
@@ -208,7 +209,9 @@ class Config:
         """
         key = self.load_key()
         _with_place(str(self.signing.certificate), lambda: key.expiry(time.time()))
-        issuer = Issuer(self.issuer.name, key, self.issuer.lifetime, self.key_forms(), self.issuer.reuse)
+        issuer = Issuer(
+            self.issuer.name, key, self.issuer.lifetime, self.key_forms(), self.issuer.reuse, self.issuer.max_size
+        )
         with ExitStack() as undo:
             parts = _Parts(before, undo)
             waiting = parts.get(("threads", threads), lambda: Threads(threads))
@@ -228,7 +231,14 @@ class Config:
             begin(backend.name for backend in backends)
             self._report(backends)
             CERTIFICATE_END.set(key.certificate.not_valid_after_utc.timestamp())
-            application = Application(service, self.server.proxies(), self.issuer.realm, health.prove, observe_request)
+            application = Application(
+                service,
+                self.server.proxies(),
+                self.issuer.realm,
+                health.prove,
+                observe_request,
+                AllowedOrigins(self.server.allowed_origins) if self.server.allowed_origins else None,
+            )
             undo.pop_all()
         return Running(application, health, key.thumbprint, tuple(parts.made))
 
@@ -322,6 +332,13 @@ class Config:
                 "[issuer] realm",
                 f"clients send their passwords to {self.issuer.realm} in clear text, and some refuse to",
                 "put a proxy with TLS in front and use its https address",
+            )
+        if is_inner_literal(realm.hostname or ""):
+            yield Finding(
+                Severity.WARNING,
+                "[issuer] realm",
+                f"its host {realm.hostname} is a loopback or private address, which crane, Helm and oras refuse",
+                "use a name, such as localhost",
             )
         if self.issuer.lifetime > _LONG_LIFETIME:
             yield Finding(

@@ -109,13 +109,29 @@ class AccessDenied(RequestError):
     description = "access forbidden"
 
 
+class LoginRequired(RequestError):
+    """Like `AccessDenied`, for a browser: it asks its user to log in."""
+
+    status = 401
+    oauth_error = "access_denied"
+    docker_code = "UNAUTHORIZED"
+    description = "access forbidden"
+
+
 class NotFound(RequestError):
-    """There is no such page."""
+    """There is no such page. People read this in the output of `docker login`.
+
+    Args:
+        path: what was asked for; empty if there is nothing to say about it.
+        realm: where tokens are issued.
+    """
 
     status = 404
     oauth_error = "not_found"
     docker_code = "UNSUPPORTED"
-    description = "page not found; tokens are issued at /token"
+
+    def __init__(self, path: str = "", realm: str = "/token") -> None:
+        super().__init__(f"the token server has no page {path[:100]}; tokens are issued at {realm}")
 
 
 class LoopDetected(RequestError):

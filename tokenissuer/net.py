@@ -84,7 +84,7 @@ def tls_context(ca_file: Path | None = None) -> ssl.SSLContext:
     if ca_file is None:
         return ssl.create_default_context()
     # Texts between the certificates may be in any encoding, and `cadata` takes ASCII only.
-    certificates = b"\n".join(_CERTIFICATE.findall(read_file(ca_file))).decode("ascii")
+    certificates = b"\n".join(_CERTIFICATE.findall(read_file(ca_file, "'ca_file'"))).decode("ascii")
     try:
         # Without any text, Python would trust the system's certificates.
         return ssl.create_default_context(cadata=certificates or " ")
@@ -100,3 +100,12 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def is_inner_literal(host: str) -> bool:
+    """Whether a host is an address, not a name, that means this machine or an inner network."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_private or address.is_link_local

@@ -5,6 +5,7 @@ Reading is lenient: clients repeat the parameter, join scopes with spaces, do bo
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,8 +13,8 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import Any, Final
 
-#: Distinct resources read from one request. Each adds about 130 bytes to the token, and nginx takes headers up to
-#: 8 KiB. A client that asks for more (one scope for each possible mount source) works without the rest.
+#: Distinct resources read from one request. A client that asks for more, one for each possible mount source, does
+#: without the rest.
 MAX_SCOPES: Final = 40
 #: Characters in one scope: 255 for the name and room for type and actions.
 MAX_SCOPE_LENGTH: Final = 512
@@ -63,6 +64,11 @@ class Access:
         object.__setattr__(self, "text", f"{self.type}:{self.name}:{','.join(sorted(self.actions))}")
         object.__setattr__(self, "is_repository", self.type == "repository" and is_name)
         object.__setattr__(self, "is_catalog", (self.type, self.name) == CATALOG)
+
+    @property
+    def size(self) -> int:
+        """The length of the claim as JSON."""
+        return len(json.dumps(self.claim(), separators=(",", ":")))
 
     def claim(self) -> dict[str, Any]:
         """Return the entry of the token's `access` claim."""

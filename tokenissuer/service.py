@@ -149,10 +149,13 @@ class TokenService:
             caller = Caller(None, service, request.address)
         else:
             caller = Caller(login.account, service, request.address, login.backend.name)
-        granted, reason = self._authorize(caller, login, request.requested)
-        if login is None and request.requested and not granted:
+        allowed, reason = self._authorize(caller, login, request.requested)
+        if login is None and request.requested and not allowed:
             raise AccessDenied(reason=reason)
         subject, backend = (login.account.name, login.backend.name) if login else ("", "")
+        granted = self.issuer.fitting(subject, service, allowed)
+        if len(granted) < len(allowed):
+            reason += f"; the last {len(allowed) - len(granted)} are left out, for which the token has no room"
         valid_until = login.account.valid_until if login else None
         token = self.issuer.issue(subject, service, granted, backend=backend, valid_until=valid_until)
         refresh_token = self._refresh_token(request, service, login) if login and request.offline else ""
@@ -166,7 +169,7 @@ class TokenService:
             BackendUnavailable: if the end cannot be written.
         """
         if self.refresh is None:
-            raise NotFound
+            raise NotFound("/revoke")
         self.refresh.revoke(token)
 
     def _service(self, requested: str) -> str:
@@ -195,7 +198,11 @@ class TokenService:
         name, password = credentials.username, credentials.password
         if is_refresh_token(password):
             # It is nobody's password, and no backend may see it.
-            raise InvalidCredentials(reason="a refresh token beside a user name", is_guess=False)
+            raise InvalidCredentials(
+                "this password is a refresh token; log in with your password",
+                reason="a refresh token in the place of the password",
+                is_guess=False,
+            )
         if self._throttle is None:
             return self.chain.authenticate(name, password)
         return self._throttle.run(name, password, address, lambda: self.chain.authenticate(name, password))

@@ -378,7 +378,7 @@ def _check_token(token: Secret) -> None:
 
 def _public_key(path: Path) -> RSAPublicKey:
     try:
-        key = x509.load_pem_x509_certificate(read_file(path)).public_key()
+        key = x509.load_pem_x509_certificate(read_file(path, "'certificate'")).public_key()
     except ValueError:
         raise ConfigurationError(f"'certificate': {path} has no PEM certificate") from None
     if not isinstance(key, RSAPublicKey):

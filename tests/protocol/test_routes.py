@@ -23,6 +23,7 @@ from tokenissuer.service import TokenService
 from tokenissuer.signing.issuer import Issuer
 from tokenissuer.signing.keys import SigningKey
 from tokenissuer.web.app import Application
+from tokenissuer.web.browsers import AllowedOrigins
 
 if TYPE_CHECKING:
     from tests.protocol.conftest import Client, TokenAnswer
@@ -31,6 +32,30 @@ TOKEN_PATHS = ("/token", "/jwt/auth", "/auth", "/auth/token")
 PUBLIC = "scope=repository:public/app:pull"
 BOB = "Basic Ym9iOnB3"
 FORM = b"grant_type=password&username=bob&password=pw"
+
+
+RealmClient = Callable[..., "Client"]
+
+
+@pytest.fixture
+def realm_client(client: Client, key: SigningKey) -> RealmClient:
+    """Make a client of a server with this realm, and with sites that may ask from a browser."""
+
+    def make(realm: str, *origins: str) -> Client:
+        chain = Chain([CachedBackend("bob", OnlyBob(None))])
+        service = TokenService(Issuer("test-issuer", key), chain, Policy([]), ["registry.example"])
+        return type(client)(Application(service, realm=realm, origins=AllowedOrigins(origins) if origins else None))
+
+    return make
+
+
+class OnlyBob(Backend):
+    """Lets `bob` in."""
+
+    def authenticate(self, username: str, password: str) -> Account:
+        if (username, password) != ("bob", "pw"):
+            raise InvalidCredentials
+        return Account(username)
 
 
 def plain(answer: TokenAnswer) -> None:
@@ -96,6 +121,111 @@ def test_everything_else_is_a_json_404(client: Client, path: str, method: str) -
     if method != "HEAD":
         plain(answer)
         assert answer.json()["error"] == "not_found"
+
+
+def test_the_404_says_what_was_asked_and_where_tokens_are(realm_client: RealmClient) -> None:
+    """People read it in the output of `docker login`."""
+    client = realm_client("https://auth.example.com/registry/login")
+    (error,) = client.ask("/v2/", PATH_INFO="/v2/").json()["errors"]
+    assert error["message"] == (
+        "the token server has no page /v2/; tokens are issued at https://auth.example.com/registry/login"
+    )
+    (error,) = client.ask("/", PATH_INFO="/" + "x" * 5000).json()["errors"]
+    assert len(error["message"]) < 250
+
+
+@pytest.mark.parametrize(
+    ("realm", "paths", "base"),
+    [
+        ("https://a.example/token", ["/token"], ""),
+        ("https://a.example/jwt/auth/", ["/jwt/auth", "/auth"], ""),
+        ("https://a.example/registry/token", ["/registry/token", "/token"], "/registry"),
+        ("https://a.example/x/y/auth/token", ["/x/y/auth/token", "/y/auth/token", "/auth/token"], "/x/y"),
+        ("https://a.example/oauth2/issue", ["/oauth2/issue", "/issue"], "/oauth2"),
+        ("https://a.example/my%20login", ["/my login"], ""),
+        ("https://a.example", [], ""),
+    ],
+)
+def test_the_path_of_the_realm_is_served_whatever_a_proxy_takes_off(
+    realm_client: RealmClient, realm: str, paths: list[str], base: str
+) -> None:
+    """And all other pages below what is before it."""
+    client = realm_client(realm)
+    for path in [*TOKEN_PATHS, *paths]:
+        for slash in ("", "/"):
+            assert client.ask("/", PATH_INFO=path + slash, HTTP_AUTHORIZATION=BOB).status == 200, path
+    metadata = client.ask("/.well-known/oauth-authorization-server").json()
+    assert metadata["issuer"] == f"https://a.example{base}"
+    assert metadata["token_endpoint"] == realm
+    assert metadata["jwks_uri"] == f"https://a.example{base}/.well-known/jwks.json"
+    for path in ("/.well-known/oauth-authorization-server", "/.well-known/jwks.json", "/healthz"):
+        for prefix in {"", base}:
+            assert client.ask("/", PATH_INFO=prefix + path).status == 200
+    assert client.ask("/", PATH_INFO=f"/.well-known/oauth-authorization-server{base}").status == 200
+    assert client.ask("/", PATH_INFO="/elsewhere" + (paths or ["/x"])[0]).status == 404
+    assert client.ask("/", PATH_INFO="/").status == 404
+
+
+ORIGIN = "https://ui.example.com"
+PREFLIGHT: dict[str, Any] = {"HTTP_ORIGIN": ORIGIN, "HTTP_ACCESS_CONTROL_REQUEST_METHOD": "GET"}
+
+
+def allowed(answer: TokenAnswer) -> dict[str, str]:
+    return {name: value for name, value in answer.headers.items() if name.startswith("Access-Control-")}
+
+
+def test_a_site_that_is_allowed_may_ask_from_a_browser(realm_client: RealmClient) -> None:
+    """It reads answers and errors, and is told beforehand what it may send."""
+    client = realm_client("https://a.example/token", ORIGIN)
+    answer = client.ask("/token", "OPTIONS", **PREFLIGHT)
+    assert answer.status == 200
+    assert allowed(answer) == {
+        "Access-Control-Allow-Origin": ORIGIN,
+        "Access-Control-Allow-Credentials": "true",
+        "Access-Control-Allow-Methods": "GET, POST",
+        "Access-Control-Allow-Headers": "Authorization, Content-Type",
+        "Access-Control-Max-Age": "600",
+        "Access-Control-Expose-Headers": "WWW-Authenticate, Retry-After, X-Request-Id",
+    }
+    for answer in (
+        client.ask("/token", HTTP_ORIGIN=ORIGIN, HTTP_AUTHORIZATION=BOB),
+        client.ask(f"/token?{PUBLIC}".replace("public", "private"), HTTP_ORIGIN=ORIGIN),
+        client.ask("/nowhere", HTTP_ORIGIN=ORIGIN),
+    ):
+        assert answer.headers["Access-Control-Allow-Origin"] == ORIGIN
+        assert answer.headers["Vary"] == "Origin"
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "https://ui.example.com.evil.example", "http://ui.example.com", "null", "", "*"]
+)
+def test_no_other_site_may(realm_client: RealmClient, origin: str) -> None:
+    """Neither ask beforehand nor read an answer."""
+    client = realm_client("https://a.example/token", ORIGIN)
+    answer = client.ask("/token", "OPTIONS", **{**PREFLIGHT, "HTTP_ORIGIN": origin})
+    assert (answer.status, allowed(answer)) == (405, {})
+    answer = client.ask("/token", HTTP_ORIGIN=origin, HTTP_AUTHORIZATION=BOB)
+    assert (answer.status, allowed(answer), answer.headers["Vary"]) == (200, {}, "Origin")
+
+
+def test_without_the_key_no_site_may(realm_client: RealmClient) -> None:
+    """And nothing about it is in any answer."""
+    client = realm_client("https://a.example/token")
+    assert client.ask("/token", "OPTIONS", **PREFLIGHT).status == 405
+    answer = client.ask("/token", HTTP_ORIGIN=ORIGIN, HTTP_AUTHORIZATION=BOB)
+    assert not allowed(answer)
+    assert "Vary" not in answer.headers
+
+
+@pytest.mark.parametrize("header", ["HTTP_SEC_FETCH_MODE", "HTTP_ORIGIN"])
+def test_a_browser_is_asked_to_log_in_and_docker_is_not(client: Client, header: str) -> None:
+    """A browser opens its box only for 401 with a challenge; docker shows the words of the 403."""
+    path = "/token?scope=repository:private/app:pull"
+    browser, docker = client.ask(path, method="GET", body=None, **{header: "navigate"}), client.ask(path)
+    assert (browser.status, docker.status) == (401, 403)
+    assert browser.headers["WWW-Authenticate"].startswith("Basic realm=")
+    assert "WWW-Authenticate" not in docker.headers
+    plain(browser)
 
 
 @pytest.mark.parametrize("method", ["HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "get", "BREW"])

@@ -106,3 +106,23 @@ def test_a_file_that_cannot_grow_is_no_store(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     store.check()
     store.close()
+
+
+def test_many_sessions_end_together_or_not_at_all(tmp_path: Path) -> None:
+    """One transaction, which waits for the disk once; a failure in the middle leaves all as they were."""
+    path = tmp_path / "refresh.sqlite3"
+    store = SqliteStore(SqliteOptions(path))
+    names = ["one", "two", "three"]
+    for name in names:
+        store.add(session(name))
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute(
+            "CREATE TRIGGER refuse BEFORE UPDATE ON sessions WHEN old.id = 'three' BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+        with pytest.raises(StoreUnavailable):
+            store.end([name.encode() for name in names], 5.0, "revoked")
+        assert [session.ended for session in store.sessions()] == [None] * 3
+        other.execute("DROP TRIGGER refuse")
+    store.end([name.encode() for name in names], 5.0, "revoked")
+    assert [session.ended for session in store.sessions()] == [5.0] * 3
+    store.close()

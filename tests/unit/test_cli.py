@@ -312,6 +312,11 @@ FINDINGS: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "warning: [issuer] realm: ",
         "put a proxy with TLS in front",
     ),
+    "literal": (
+        lambda f: edit(f / "tokenissuer.toml", "https://auth.example.com", "https://192.168.1.5"),
+        "warning: [issuer] realm: ",
+        "use a name",
+    ),
     "long-lifetime": (
         lambda f: edit(f / "tokenissuer.toml", "[signing]", "lifetime = 7200\n[signing]"),
         "warning: [issuer] lifetime: ",

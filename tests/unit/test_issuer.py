@@ -105,6 +105,23 @@ def test_no_token_outlives_what_the_source_vouches_for(key: SigningKey) -> None:
             issuer(key).issue("alice", "registry.example", (), valid_until=int(NOW) + left)
 
 
+@pytest.mark.parametrize("max_size", [4096, 8000])
+@pytest.mark.parametrize("length", [20, 120, 255])
+def test_a_token_is_never_larger_than_a_header_may_be(key: SigningKey, max_size: int, length: int) -> None:
+    """What is requested last is left out; and what fits is not."""
+    one = Issuer("test-issuer", key, max_size=max_size)
+    wanted = tuple(
+        Access("repository", f"team/{number:02d}".ljust(length, "x"), frozenset({"pull", "push"}))
+        for number in range(40)
+    )
+    fitting = one.fitting("alice", "registry.example", wanted)
+    assert fitting == wanted[: len(fitting)]
+    assert len(one.issue("alice", "registry.example", fitting).text) <= max_size
+    if len(fitting) < 40:
+        more = wanted[: len(fitting) + 1]
+        assert len(one.issue("alice", "registry.example", more).text) > max_size - 60
+
+
 def moving(key: SigningKey, **options: Any) -> tuple[Issuer, list[float]]:
     """An issuer, and the time by its clock."""
     now = [NOW]

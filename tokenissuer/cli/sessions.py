@@ -62,8 +62,7 @@ def _revoke(store: Store, sessions: Sequence[Session], arguments: argparse.Names
         raise TokenIssuerError("name the sessions: IDs, --account, --client, --unused-for, --older-than, or --all")
     unknown = set(arguments.ids) - {session.id for session in sessions}
     valid = [session for session in sessions if session.ended is None]
-    for session in valid:
-        store.end(session.digest, now, "revoked by the administrator")
+    store.end([session.digest for session in valid], now, "revoked by the administrator")
     print(f"Revoked: {len(valid)}. An access token issued before stays valid until it ends.")
     if unknown:
         raise TokenIssuerError(f"no such session: {', '.join(sorted(unknown))}")

@@ -105,12 +105,15 @@ class SqliteStore(Store):
         """Note a use."""
         self._execute("UPDATE sessions SET used = ?, used_from = ? WHERE digest = ?", (used, used_from, digest))
 
-    def end(self, digest: bytes, ended: float, reason: str) -> None:
-        """End a session, unless it has already ended."""
-        self._execute(
-            "UPDATE sessions SET ended = ?, end_reason = ?, sealed_password = x'' WHERE digest = ? AND ended IS NULL",
-            (ended, reason, digest),
-        )
+    def end(self, digests: Sequence[bytes], ended: float, reason: str) -> None:
+        """End sessions that have not ended yet, in one transaction."""
+        with self._using() as connection, connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.executemany(
+                "UPDATE sessions SET ended = ?, end_reason = ?, sealed_password = x'' "
+                "WHERE digest = ? AND ended IS NULL",
+                [(ended, reason, digest) for digest in digests],
+            )
 
     def sessions(self) -> Sequence[Session]:
         """Return every session, the newest first."""

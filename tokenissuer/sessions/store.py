@@ -87,8 +87,8 @@ class Store(ABC):
         """Note a use."""
 
     @abstractmethod
-    def end(self, digest: bytes, ended: float, reason: str) -> None:
-        """End a session, unless it has already ended."""
+    def end(self, digests: Sequence[bytes], ended: float, reason: str) -> None:
+        """End sessions that have not ended yet: all of them, or none if that fails."""
 
     @abstractmethod
     def sessions(self) -> Iterable[Session]:

@@ -149,7 +149,7 @@ class RefreshTokens:
             login = self._prove(session, chain, _unseal(token, session), now)
         except LoginEnded as error:
             if session.ended is None:
-                self.store.end(session.digest, now, error.reason)
+                self.store.end([session.digest], now, error.reason)
                 _log.warning(
                     "session %s of account %r has ended: %s",
                     *(session.id, session.account, error.reason),
@@ -187,7 +187,7 @@ class RefreshTokens:
     def revoke(self, token: str) -> None:
         """End a token's session. A text that is not one of our refresh tokens is not an error (RFC 7009, 2.2)."""
         for session in self.store.find(_digest(token)):
-            self.store.end(session.digest, self._clock(), "revoked by its holder")
+            self.store.end([session.digest], self._clock(), "revoked by its holder")
 
     def _begin(self, login: Login, password: str, client: Client) -> str:
         now = self._clock()

@@ -25,8 +25,18 @@ MIN_LIFETIME: Final = 60
 #: Seconds by which `nbf` and `iat` are in the past: zot, Pulp and Distribution before 2.6 allow a clock that is behind
 #: ours no difference.
 BACKDATING: Final = 30
+#: Characters of a token by default: proxies take a header of at most 8 KiB, with its name.
+MAX_SIZE: Final = 8000
+#: Characters below which no token can be useful: a certificate alone may have 3,000.
+_MIN_SIZE: Final = 4096
 #: Signed tokens kept to be used again; the oldest is dropped first.
 MAX_TOKENS: Final = 4096
+
+# Entries that fit in any case: a name has at most 255 characters.
+_ALWAYS_FITTING: Final = 3
+_JTI_LENGTH: Final = 22
+# Three moments have more digits than in a token without them.
+_LONG_TIMES: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +51,9 @@ class IssuerOptions:
         "true: an equal request of the same account gets the same token again, while half of its life remains",
         default=True,
     )
+    max_size: int = option(
+        "characters of a token at most; of what is requested, the last is left out beyond it", default=MAX_SIZE
+    )
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -49,6 +62,8 @@ class IssuerOptions:
             raise ValueError("'services' needs at least one name; use the registry's auth.token.service")
         if self.lifetime < MIN_LIFETIME:
             raise ValueError(f"'lifetime' is {self.lifetime}; clients need at least {MIN_LIFETIME} seconds")
+        if self.max_size < _MIN_SIZE:
+            raise ValueError(f"'max_size' is {self.max_size}; a token with a certificate needs at least {_MIN_SIZE}")
         check_realm(self.realm)
 
 
@@ -97,6 +112,7 @@ class Issuer:
         lifetime: seconds a token is valid.
         key_forms: for each service, how the token's header names the key (default: `x5c`).
         reuse: whether an equal request of the same account gets the same token again.
+        max_size: characters of a token at most.
         clock: seconds since 1970.
 
     Raises:
@@ -110,6 +126,7 @@ class Issuer:
         lifetime: int = 900,
         key_forms: Mapping[str, KeyForm] | None = None,
         reuse: bool = True,
+        max_size: int = MAX_SIZE,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if lifetime < MIN_LIFETIME:
@@ -118,8 +135,10 @@ class Issuer:
         self.key: Final = key
         self.lifetime: Final = lifetime
         self._key_forms: Final = dict(key_forms or {})
+        self._max_size: Final = max_size
         self._clock: Final = clock
         self._algorithm: Final = jwt.get_algorithm_by_name(key.algorithm)
+        self._signature_length: Final = len(base64url_encode(self._algorithm.sign(b"", key.private)))
         # Each holds a certificate and two key ids: made once.
         self._headers: Final = {form: _segment(key.header(form)) for form in KeyForm}
         # Clients may take a token that ends within a minute for one that lasts a minute.
@@ -129,6 +148,28 @@ class Issuer:
         self._tokens: Final[OrderedDict[tuple[str, str, str, tuple[Access, ...]], tuple[int, AccessToken]]] = (
             OrderedDict()
         )
+
+    def fitting(self, subject: str, service: str, granted: tuple[Access, ...]) -> tuple[Access, ...]:
+        """Return as many of the entries, from the first, as a token has room for.
+
+        Args:
+            subject: the account's name.
+            service: the registry that it is for.
+            granted: one entry for each resource.
+        """
+        if len(granted) <= _ALWAYS_FITTING:
+            return granted
+        empty = self._claims(subject, service, (), 0, 0, "x" * _JTI_LENGTH)
+        fixed = len(self._header(service)) + 2 + self._signature_length
+        # Three bytes of JSON become four characters.
+        left = (self._max_size - fixed) * 3 // 4 - len(_json(empty)) - _LONG_TIMES
+        fitting = []
+        for access in granted:
+            left -= access.size + 1
+            if left < 0:
+                break
+            fitting.append(access)
+        return tuple(fitting)
 
     def issue(
         self,
@@ -175,23 +216,35 @@ class Issuer:
                 reason=f"the account source vouches for this login for only {lifetime} more seconds", is_guess=False
             )
         jti = secrets.token_urlsafe(16)
+        claims = self._claims(subject, service, granted, now, now + lifetime, jti)
+        content = self._header(service) + b"." + _segment(claims)
+        signature = base64url_encode(self._algorithm.sign(content, self.key.private))
+        return AccessToken(f"{content.decode('ascii')}.{signature.decode('ascii')}", jti, moment, lifetime)
+
+    def _claims(
+        self, subject: str, service: str, granted: tuple[Access, ...], now: int, end: int, jti: str
+    ) -> Mapping[str, Any]:
         # Every line is a hard failure somewhere if it is otherwise: Distribution 2.x takes only a single string for
         # `aud` and whole numbers for times, Pulp needs `sub` and `access`.
-        claims: dict[str, Any] = {
+        return {
             "iss": self.name,
             "sub": subject,
             "aud": service,
-            "exp": now + lifetime,
+            "exp": end,
             "nbf": now - BACKDATING,
             "iat": now - BACKDATING,
             "jti": jti,
             "access": [access.claim() for access in granted],
         }
-        content = self._headers[self._key_forms.get(service, KeyForm.X5C)] + b"." + _segment(claims)
-        signature = base64url_encode(self._algorithm.sign(content, self.key.private))
-        return AccessToken(f"{content.decode('ascii')}.{signature.decode('ascii')}", jti, moment, lifetime)
+
+    def _header(self, service: str) -> bytes:
+        return self._headers[self._key_forms.get(service, KeyForm.X5C)]
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, separators=(",", ":")).encode("ascii")
 
 
 def _segment(content: Mapping[str, Any]) -> bytes:
     """Write one part of a compact JWS (RFC 7515, 7.1)."""
-    return base64url_encode(json.dumps(content, separators=(",", ":")).encode("ascii"))
+    return base64url_encode(_json(content))

@@ -9,23 +9,22 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urljoin
 
 from webob import Response
 
 from tokenissuer.errors import InternalError, LoopDetected, MethodNotAllowed, NotFound, RequestError
 from tokenissuer.service import TokenService
+from tokenissuer.web import routes
+from tokenissuer.web.browsers import PREFLIGHT, AllowedOrigins, for_browser
 from tokenissuer.web.protocol import error_response, json_response, read_revocation, read_token_request, token_response
 from tokenissuer.web.proxies import NO_PROXIES, TrustedProxies
 from tokenissuer.web.record import Exchange, LogLine
+from tokenissuer.web.routes import Addresses
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-TOKEN_PATHS: Final = ("/token", "/jwt/auth", "/auth", "/auth/token")
-REVOCATION_PATH: Final = "/revoke"
-JWKS_PATH: Final = "/.well-known/jwks.json"
-METADATA_PATH: Final = "/.well-known/oauth-authorization-server"
+_Page = Callable[["WSGIEnvironment", Exchange], Response]
 
 #: The header `X-Tokenissuer`: a backend sends it where an account source may have a token endpoint of the same path.
 LOOP_VARIABLE: Final = "HTTP_X_TOKENISSUER"
@@ -40,9 +39,10 @@ class Application:
     Args:
         service: answers token requests.
         proxies: the trusted proxies.
-        realm: the URL that clients are sent to.
+        realm: the URL that clients are sent to; empty if it is not known.
         ready: raises `BackendUnavailable` if a backend or the session store cannot be asked.
         observe: is told each request when it has been answered.
+        origins: the sites whose pages may ask from a browser; None for no other site.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Application:
         realm: str = "",
         ready: Callable[[], None] = lambda: None,
         observe: Callable[[Exchange], None] = lambda exchange: None,
+        origins: AllowedOrigins | None = None,
     ) -> None:
         self._service: Final = service
         self._proxies: Final = proxies
@@ -61,14 +62,20 @@ class Application:
         # A prefix and a number: unique without asking the kernel for random bytes each time.
         self._id_prefix: Final = secrets.token_hex(5)
         self._numbers: Final = itertools.count(1)
-        self._metadata: Final = _metadata(realm, has_refresh=service.refresh is not None)
-        self._routes: Final[Mapping[str, tuple[str, Callable[[WSGIEnvironment, Exchange], Response]]]] = {
-            **dict.fromkeys(TOKEN_PATHS, ("token", self._token)),
-            REVOCATION_PATH: ("revoke", self._revoke),
-            JWKS_PATH: ("jwks", _page(service.issuer.key.jwk_set)),
-            METADATA_PATH: ("metadata", _page(lambda: self._metadata)),
-            "/healthz": ("healthz", _page(lambda: {"status": "up"})),
-            "/readyz": ("readyz", _page(self._readiness)),
+        self._origins: Final = origins
+        self._realm: Final = realm or routes.TOKEN
+        addresses = Addresses.of(realm)
+        metadata = _metadata(addresses, has_refresh=service.refresh is not None)
+        pages = {
+            routes.TOKEN: ("token", self._token),
+            routes.REVOKE: ("revoke", self._revoke),
+            routes.JWKS: ("jwks", _page(service.issuer.key.jwk_set)),
+            routes.METADATA: ("metadata", _page(lambda: metadata)),
+            routes.HEALTH: ("healthz", _page(lambda: {"status": "up"})),
+            routes.READINESS: ("readyz", _page(self._readiness)),
+        }
+        self._pages: Final[Mapping[str, tuple[str, _Page]]] = {
+            path: pages[page] for path, page in addresses.routes().items()
         }
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -77,6 +84,8 @@ class Application:
         response = self._respond(environ, exchange)
         request_id = f"{self._id_prefix}{next(self._numbers):06x}"
         response.headerlist.append(("X-Request-Id", request_id))
+        if self._origins is not None:
+            response.headerlist.extend(self._origins.headers(environ))
         exchange.status = response.status_int
         exchange.seconds = time.perf_counter() - started
         self._warn(environ)
@@ -100,10 +109,12 @@ class Application:
     def _respond(self, environ: WSGIEnvironment, exchange: Exchange) -> Response:
         try:
             exchange.endpoint, page = self._route(environ)
+            if self._origins is not None and self._origins.is_preflight(environ):
+                return json_response({}, 200, PREFLIGHT)
             return page(environ, exchange)
         except RequestError as error:
-            exchange.result = error
-            return error_response(error, self._service.issuer.name)
+            exchange.result = for_browser(error, environ)
+            return error_response(exchange.result, self._service.issuer.name)
         except Exception as error:
             # Only the place and the kind: the text of a plug-in's exception may have what the client sent.
             where = "".join(traceback.format_list(traceback.extract_tb(error.__traceback__)))
@@ -111,15 +122,15 @@ class Application:
             exchange.result = InternalError(type(error).__name__)
             return error_response(InternalError(), self._service.issuer.name)
 
-    def _route(self, environ: WSGIEnvironment) -> tuple[str, Callable[[WSGIEnvironment, Exchange], Response]]:
+    def _route(self, environ: WSGIEnvironment) -> tuple[str, _Page]:
         path = environ.get("PATH_INFO", "")
         # Under Apache's WSGIScriptAlias the first part of the path, or all of it, is in SCRIPT_NAME.
         for candidate in (path, environ.get("SCRIPT_NAME", "") + path):
             # Never a redirect: Go clients turn a redirected POST into a GET without its body.
-            page = self._routes.get(candidate.removesuffix("/"))
+            page = self._pages.get(candidate.removesuffix("/"))
             if page is not None:
                 return page
-        raise NotFound
+        raise NotFound(path, self._realm)
 
     def _token(self, environ: WSGIEnvironment, exchange: Exchange) -> Response:
         if LOOP_VARIABLE in environ:
@@ -146,7 +157,7 @@ class Application:
             )
 
 
-def _page(content: Callable[[], Mapping[str, object]]) -> Callable[[WSGIEnvironment, Exchange], Response]:
+def _page(content: Callable[[], Mapping[str, object]]) -> _Page:
     def answer(environ: WSGIEnvironment, exchange: Exchange) -> Response:
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             raise MethodNotAllowed(("GET", "HEAD"))
@@ -155,18 +166,18 @@ def _page(content: Callable[[], Mapping[str, object]]) -> Callable[[WSGIEnvironm
     return answer
 
 
-def _metadata(realm: str, *, has_refresh: bool) -> Mapping[str, object]:
+def _metadata(addresses: Addresses, *, has_refresh: bool) -> Mapping[str, object]:
     """Describe the endpoints to OAuth clients (RFC 8414, 2)."""
     metadata: dict[str, object] = {
-        "issuer": urljoin(realm, "/").removesuffix("/"),
-        "token_endpoint": realm,
-        "jwks_uri": urljoin(realm, JWKS_PATH),
+        "issuer": addresses.base,
+        "token_endpoint": addresses.realm,
+        "jwks_uri": addresses.url(routes.JWKS),
         "response_types_supported": [],
         "grant_types_supported": ["password"],
         "token_endpoint_auth_methods_supported": ["none"],
     }
     if has_refresh:
         metadata["grant_types_supported"] = ["password", "refresh_token"]
-        metadata["revocation_endpoint"] = urljoin(realm, REVOCATION_PATH)
+        metadata["revocation_endpoint"] = addresses.url(routes.REVOKE)
         metadata["revocation_endpoint_auth_methods_supported"] = ["none"]
     return metadata

@@ -24,6 +24,7 @@ from tokenissuer.errors import (
     InvalidCredentials,
     InvalidRequest,
     LengthRequired,
+    LoginRequired,
     MethodNotAllowed,
     RequestError,
     TooManyAttempts,
@@ -190,7 +191,7 @@ def error_response(error: RequestError, realm: str) -> Response:
     """
     description = _clean(error.description)
     more = []
-    if isinstance(error, InvalidCredentials):
+    if isinstance(error, InvalidCredentials | LoginRequired):
         more.append(("WWW-Authenticate", f'Basic realm="{_clean(realm)}", charset="UTF-8"'))
     if isinstance(error, MethodNotAllowed):
         more.append(("Allow", ", ".join(error.allowed)))

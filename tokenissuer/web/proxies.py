@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 from tokenissuer.net import IPAddress, IPNetwork, parse_address, parse_network
 from tokenissuer.options import option
+from tokenissuer.web.browsers import check_origin
 
 #: The word in `trusted_proxies` for peers without an address: those of a Unix socket.
 UNIX: Final = "unix"
@@ -115,13 +116,16 @@ def _for(element: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """The `[server]` table: the proxies between the clients and this server."""
+    """The `[server]` table: the proxies between the clients and this server, and the browsers among the clients."""
 
     trusted_proxies: tuple[str, ...] = option(
         "addresses or networks of the proxies in front, or 'unix' for a Unix socket (default: none)", default=()
     )
     forwarded_header: Literal["X-Forwarded-For", "Forwarded"] = option(
         "the header in which these proxies name the client", default=X_FORWARDED_FOR
+    )
+    allowed_origins: tuple[str, ...] = option(
+        'sites whose pages may ask from a browser, such as "https://ui.example.com" (default: none)', default=()
     )
 
     def proxies(self) -> TrustedProxies:
@@ -137,3 +141,5 @@ class ServerOptions:
 
     def __post_init__(self) -> None:
         self.proxies()
+        for origin in self.allowed_origins:
+            check_origin(origin)
