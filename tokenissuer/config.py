@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 import tomllib
 import urllib.parse
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from tokenissuer.accounts.backend import Backend, Listing, load_backend
+from tokenissuer.accounts.backend import Account, Backend, Listing, load_backend
 from tokenissuer.accounts.cache import CachedBackend, CacheOptions
 from tokenissuer.accounts.chain import Chain
 from tokenissuer.accounts.limit import Threads
@@ -33,8 +34,9 @@ from tokenissuer.monitoring.metrics import (
 )
 from tokenissuer.net import is_inner_literal, is_loopback
 from tokenissuer.options import decode, files_in, near_match, read_text, secrets_in
-from tokenissuer.policy import AccessOptions, Policy, Rule
-from tokenissuer.policy.findings import KnownNames, name_findings
+from tokenissuer.policy import AccessOptions, Caller, Policy, Rule
+from tokenissuer.policy.expectation import TestOptions
+from tokenissuer.policy.findings import KnownNames, name_findings, rule_findings
 from tokenissuer.service import TokenService
 from tokenissuer.sessions.store import Store, load_store
 from tokenissuer.sessions.tokens import RefreshOptions, RefreshTokens
@@ -57,6 +59,9 @@ _log: Final = logging.getLogger("tokenissuer")
 THREADS: Final = 128
 #: Seconds: what a token allows cannot be taken back before it ends.
 _LONG_LIFETIME: Final = 3600
+
+# A header of an access rule; what looks like one in a text of several lines is rare, and costs a wrong number only.
+_ACCESS_TABLE: Final = re.compile(r"^[ \t]*\[\[[ \t]*[\"']?access[\"']?[ \t]*\]\]", re.MULTILINE)
 
 #: What tells one version of a file from the next; empty if there is no file.
 Stamp = tuple[int, ...]
@@ -148,6 +153,7 @@ class Config:
     signing: SigningOptions
     backends: tuple[BackendConfig, ...]
     rules: tuple[Rule, ...]
+    tests: tuple[TestOptions, ...]
     refresh: RefreshConfig | None
     server: ServerOptions
     cache: CacheOptions
@@ -207,6 +213,8 @@ class Config:
         Raises:
             ConfigurationError: if any part cannot be used.
         """
+        if failed := [f"{finding.subject}: {finding.fact}" for finding in self.test_findings()]:
+            raise ConfigurationError(f"{self.path}: {'; '.join(failed)}")
         key = self.load_key()
         _with_place(str(self.signing.certificate), lambda: key.expiry(time.time()))
         issuer = Issuer(
@@ -281,6 +289,24 @@ class Config:
         yield from self._file_findings()
         yield from self._issuer_findings()
         yield from self._rule_findings()
+        yield from self.test_findings()
+
+    def test_findings(self) -> Findings:
+        """Report on `[[test]]` tables that the access rules do not meet."""
+        policy = Policy(self.rules)
+        for number, test in enumerate(self.tests, 1):
+            account = Account(test.account, test.groups) if test.account else None
+            service, backend = test.service or self.issuer.services[0], test.backend or self.backends[0].name
+            caller = Caller(account, service, test.client, backend if account else "")
+            found = policy.decide(caller, test.access).grant(test.access, frozenset()).actions
+            if found != test.actions:
+                yield Finding(
+                    Severity.ERROR,
+                    f"[[test]] {number}{f' ({test.comment})' if test.comment else ''}",
+                    f"{test.account or 'nobody'} gets {_listed(found)} of {test.scope}, and the test wants "
+                    f"{_listed(test.actions)}",
+                    "correct a rule or the test; `tokenissuer explain` says which rule decides",
+                )
 
     @property
     def rotation(self) -> Rotation:
@@ -357,6 +383,7 @@ class Config:
                 "no rule allows anything; only what a backend itself grants can be pulled or pushed",
                 'add one: authenticated = true, repositories = ["{account}/**"], actions = ["pull", "push"]',
             )
+        yield from rule_findings(self.rules)
         makers = [backend.name for backend in self.backends if backend.cls.users_make_groups]
         for rule in self.rules:
             subject = f"[[access]] {rule.number}"
@@ -366,20 +393,6 @@ class Config:
                     subject,
                     f"a user of {makers[0]} who makes a group of one of these names is meant as well",
                     f'say whose groups are meant: backends = ["{self.backends[0].name}"]',
-                )
-            if not rule.deny and "push" in rule.actions and "pull" not in rule.actions:
-                yield Finding(
-                    Severity.WARNING,
-                    subject,
-                    "it allows push without pull, and a registry accepts a push only with both",
-                    'use actions = ["pull", "push"]',
-                )
-            if not rule.deny and rule.everyone and rule.actions & {"push", "delete"}:
-                yield Finding(
-                    Severity.WARNING,
-                    subject,
-                    "anybody may push or delete without logging in",
-                    "use authenticated = true if that is not intended",
                 )
 
 
@@ -427,6 +440,10 @@ class _Parts:
 def known_names(listings: Mapping[str, Listing | None]) -> Mapping[str, KnownNames | None]:
     """Return the names that rules may mean, for each backend; None for a backend that cannot tell."""
     return {name: KnownNames(found.accounts, found.groups) if found else None for name, found in listings.items()}
+
+
+def _listed(actions: Iterable[str]) -> str:
+    return ", ".join(sorted(actions)) or "nothing"
 
 
 def _health(backends: Sequence[CachedBackend], refresh: RefreshTokens | None) -> Health:
@@ -477,10 +494,11 @@ def load_config(path: Path | str) -> Config:
     """
     path = Path(path)
     try:
-        table = tomllib.loads(read_text(path))
+        text = read_text(path)
+        table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path}: not TOML: {error}") from None
-    return _with_place(str(path), lambda: _decode_config(path, path.absolute().parent, table))
+    return _with_place(str(path), lambda: _decode_config(path, path.absolute().parent, table, text))
 
 
 def parse_config(table: Mapping[str, Any], folder: Path | str = ".") -> Config:
@@ -496,8 +514,9 @@ def parse_config(table: Mapping[str, Any], folder: Path | str = ".") -> Config:
     return _decode_config(Path(folder), Path(folder).absolute(), table)
 
 
-def _decode_config(path: Path, folder: Path, table: Mapping[str, Any]) -> Config:
-    known = ("issuer", "signing", "backends", "access", "cache", "metrics", "refresh", "server", "throttle")
+def _decode_config(path: Path, folder: Path, table: Mapping[str, Any], text: str = "") -> Config:
+    lines = [text.count("\n", 0, found.start()) + 1 for found in _ACCESS_TABLE.finditer(text)]
+    known = ("issuer", "signing", "backends", "access", "test", "cache", "metrics", "refresh", "server", "throttle")
     for key in table:
         if key not in known:
             raise ConfigurationError(f"unknown table [{key}]; {near_match(key, known)}")
@@ -520,8 +539,12 @@ def _decode_config(path: Path, folder: Path, table: Mapping[str, Any]) -> Config
         signing=signing,
         backends=tuple(_with_own_names(backends)),
         rules=tuple(
-            _decode_rule(item, n, issuer.services, [backend.name for backend in backends], folder)
+            _decode_rule(item, n, lines, issuer.services, [backend.name for backend in backends], folder)
             for n, item in _tables(table, "access")
+        ),
+        tests=tuple(
+            _decode_test(item, n, issuer.services, [backend.name for backend in backends], folder)
+            for n, item in _tables(table, "test")
         ),
         refresh=_decode_refresh(_table(table, "refresh"), issuer.services, folder) if "refresh" in table else None,
         server=options(ServerOptions, "server"),
@@ -584,7 +607,12 @@ def _with_own_names(backends: Sequence[BackendConfig]) -> Iterator[BackendConfig
 
 
 def _decode_rule(
-    table: dict[str, Any], number: int, services: Sequence[str], backends: Sequence[str], folder: Path
+    table: dict[str, Any],
+    number: int,
+    lines: Sequence[int],
+    services: Sequence[str],
+    backends: Sequence[str],
+    folder: Path,
 ) -> Rule:
     where = f"[[access]] {number}"
     options = decode(AccessOptions, table, where, folder)
@@ -594,9 +622,23 @@ def _decode_rule(
         if backend not in backends:
             raise ConfigurationError(f"{where}: no backend is called '{backend}'; {near_match(backend, backends)}")
     try:
-        return options.rule(number)
+        return options.rule(number, lines[number - 1] if number <= len(lines) else 0)
     except ValueError as error:
         raise ConfigurationError(f"{where}: {error}") from None
+
+
+def _decode_test(
+    table: dict[str, Any], number: int, services: Sequence[str], backends: Sequence[str], folder: Path
+) -> TestOptions:
+    where = f"[[test]] {number}"
+    options = decode(TestOptions, table, where, folder)
+    if options.service:
+        _check_service(options.service, services, where)
+    if options.backend and options.backend not in backends:
+        raise ConfigurationError(
+            f"{where}: no backend is called '{options.backend}'; {near_match(options.backend, backends)}"
+        )
+    return options
 
 
 def _check_service(service: str, services: Sequence[str], where: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.rules import ACCOUNTS, ASKED, CALLERS, NAMES, PATTERNS, RULES, rule
 from tokenissuer.accounts.backend import Account
 from tokenissuer.net import IPNetwork
 from tokenissuer.policy import Caller, Glob, Identity, Names, Policy, Rule, account_path
@@ -24,27 +25,6 @@ ALICE = Account("alice", frozenset({"dev", "team-a"}))
 def matches(glob: Glob, name: str, account: Account | None) -> bool:
     """Whether the name matches, with all groups of the account."""
     return glob.matches(name, account.name if account else None, account.groups if account else ())
-
-
-def rule(**changes: Any) -> Rule:
-    """A rule that lets everyone pull everything, but for the changes."""
-    values: dict[str, Any] = {
-        "number": 1,
-        "authenticated": False,
-        "everyone": True,
-        "repositories": ("**",),
-        "catalog": False,
-        "actions": frozenset({"pull"}),
-        "services": frozenset(),
-        "networks": (),
-        "deny": False,
-        **changes,
-    }
-    for key in ("repositories", "except_repositories"):
-        values[key] = tuple(Glob(text) for text in values.get(key, ()))
-    for key in ("accounts", "groups", "except_accounts", "except_groups"):
-        values[key] = Names(values.get(key, ()))
-    return Rule(**values)
 
 
 @pytest.mark.parametrize(
@@ -175,14 +155,6 @@ def reference(pattern: str, name: str, account: Identity | None) -> bool:
         if re.fullmatch(expression, "/" + name):
             return True
     return False
-
-
-SEGMENTS = st.sampled_from(["a", "b", "*", "**", "**", "a*", "*b", "a*b", "*a*", "{account}", "{group}", "{account}*"])
-PATTERNS = st.lists(SEGMENTS, min_size=1, max_size=5).map("/".join)
-NAMES = st.lists(st.text("ab", min_size=1, max_size=3), min_size=1, max_size=5).map("/".join)
-ACCOUNTS = st.none() | st.builds(
-    Account, st.sampled_from(["a", "b", "ab"]), st.frozensets(st.sampled_from(["a", "b", "*"]))
-)
 
 
 @settings(deadline=None, max_examples=400)
@@ -334,38 +306,6 @@ def test_a_decision_names_the_rules_that_made_it() -> None:
     rules = [rule(number=1), rule(number=2, repositories=("x",)), rule(number=3, deny=True)]
     assert Policy(rules).decide(NOBODY, asked()).reason == "allowed by access rule 1 and denied by access rule 3"
     assert Policy(rules[1:2]).decide(NOBODY, asked()).reason == "no access rule applies"
-
-
-ACTIONS = st.frozensets(st.sampled_from(["pull", "push", "delete"]), min_size=1)
-RULES = st.builds(
-    lambda **values: rule(**values),
-    number=st.integers(1, 9),
-    accounts=st.frozensets(st.sampled_from(["a", "b"])),
-    groups=st.frozensets(st.sampled_from(["a", "b", "*"])),
-    authenticated=st.booleans(),
-    everyone=st.booleans(),
-    repositories=st.lists(PATTERNS, max_size=2),
-    catalog=st.booleans(),
-    actions=ACTIONS,
-    services=st.frozensets(st.sampled_from(["one", "two"])),
-    except_accounts=st.frozensets(st.sampled_from(["a", "b", "*b"]), max_size=1),
-    except_groups=st.frozensets(st.sampled_from(["a", "b", "a*"]), max_size=1),
-    except_repositories=st.lists(PATTERNS, max_size=1),
-    networks=st.lists(st.sampled_from([ipaddress.ip_network("10.0.0.0/8")]), max_size=1).map(tuple),
-    deny=st.booleans(),
-)
-CALLERS = st.builds(
-    Caller,
-    account=ACCOUNTS,
-    service=st.sampled_from(["one", "two"]),
-    address=st.sampled_from([None, ipaddress.ip_address("10.0.0.1"), ipaddress.ip_address("192.0.2.1")]),
-)
-ASKED = st.builds(
-    Access,
-    type=st.sampled_from(["repository", "repository", "repository", "registry", "thing"]),
-    name=NAMES | st.sampled_from(["catalog", "a//b", "a/../b", "A", "", "a/"]),
-    actions=st.frozensets(st.sampled_from(["pull", "push", "delete", "*", "search"])),
-)
 
 
 def meant(names: Iterable[str], by: Names) -> bool:

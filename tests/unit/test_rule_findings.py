@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from tests.support.rules import ASKED, CALLERS, RULES
 from tokenissuer.config import parse_config
-from tokenissuer.policy import AccessOptions
-from tokenissuer.policy.findings import KnownNames, name_findings, path_findings
+from tokenissuer.policy import AccessOptions, Caller, Policy, Rule
+from tokenissuer.policy.findings import KnownNames, name_findings, path_findings, rule_findings
+from tokenissuer.scope import Access
 
 FILE = KnownNames({"alice", "ci-1", "Bob@example.com"}, {"Dev", "ops"})
 SHA = "{SHA}nU4eI71bcnBGqeO0t9tXvY1u5oQ="  # pass
@@ -84,3 +89,61 @@ def test_start_and_reload_say_it(set_up: Path, caplog: pytest.LogCaptureFixture)
         assert {record.levelno for record in caplog.records} == {logging.WARNING}
         caplog.clear()
         config.build(before=running)
+
+
+@pytest.mark.parametrize(
+    ("tables", "says"),
+    [
+        ([{"authenticated": True}], None),
+        ([{"authenticated": True, "repositories": ("team/-x",)}], "no repository can have a name"),
+        ([{"authenticated": True, "repositories": ("team/_*",)}], "no repository can have a name"),
+        ([{"authenticated": True, "repositories": ("a..b/**",)}], "no repository can have a name"),
+        ([{"authenticated": True, "repositories": ("a-*", "*-a", "a.*.b", "{account}-{group}", "h:5000/a")}], None),
+        ([{"authenticated": True, "actions": {"push"}}], "push without pull"),
+        ([{"everyone": True, "actions": {"pull", "push"}}], "anybody may push"),
+        ([{"everyone": True, "catalog": True}], "anybody may list all repositories"),
+        ([{"everyone": True, "except_accounts": {"a"}}], "may do the same without logging in"),
+        ([{"accounts": {"a"}, "except_accounts": {"a"}}], "take out everybody that it names"),
+        ([{"accounts": {"a", "b"}, "except_accounts": {"a"}}], None),
+        ([{"authenticated": True, "except_repositories": ("**",)}], "take out all its 'repositories'"),
+        (
+            [{"authenticated": True, "repositories": ("a/b",), "except_repositories": ("a/**",)}],
+            "take out all its 'repositories'",
+        ),
+        ([{"authenticated": True}, {"everyone": True, "effect": "deny"}], "[[access]] 2 denies all that it allows"),
+        ([{"authenticated": True}, {"everyone": True, "effect": "deny", "repositories": ("a/**",)}], None),
+        ([{"authenticated": True, "actions": {"*"}}, {"everyone": True, "effect": "deny"}], None),
+        ([{"everyone": True}, {"authenticated": True, "effect": "deny"}], None),
+        ([{"accounts": {"a"}}, {"accounts": {"a", "b"}, "effect": "deny"}], "denies all"),
+        ([{"groups": {"DEV"}}, {"groups": {"dev"}, "effect": "deny"}], "denies all"),
+        ([{"accounts": {"a"}}, {"authenticated": True, "effect": "deny", "except_accounts": {"a"}}], None),
+        ([{"authenticated": True}, {"everyone": True, "effect": "deny", "networks": ("10.0.0.0/8",)}], None),
+        (
+            [
+                {"authenticated": True, "repositories": ("a/b/**",)},
+                {"everyone": True, "effect": "deny", "repositories": ("a/**",)},
+            ],
+            "denies all",
+        ),
+    ],
+)
+def test_a_rule_that_does_nothing_or_too_much_is_named(tables: list[dict[str, Any]], says: str | None) -> None:
+    """And no other."""
+    rules = [options(**table).rule(number) for number, table in enumerate(tables, 1)]
+    found = [str(finding) for finding in rule_findings(rules)]
+    assert len(found) == (says is not None), found
+    assert all(says in text for text in found if says)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(RULES, min_size=2, max_size=4), CALLERS, ASKED)
+def test_a_rule_that_is_said_to_be_taken_away_allows_nothing(rules: list[Rule], caller: Caller, access: Access) -> None:
+    """For generated rules."""
+    numbered = [replace(one, number=number) for number, one in enumerate(rules, 1)]
+    for finding in rule_findings(numbered):
+        number = int(finding.subject.rpartition(" ")[2])
+        if "denies all" in finding.fact:
+            others = [one for one in numbered if one.number == number or one.deny]
+            assert not Policy(others).decide(caller, access).grant(access, frozenset()).actions
+        if "never applies" in finding.fact:
+            assert not numbered[number - 1].actions_on(caller, access)

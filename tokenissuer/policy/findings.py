@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,6 +10,7 @@ from tokenissuer.diagnosis import Finding, Findings, Severity
 from tokenissuer.options import near_match
 from tokenissuer.policy.pattern import NamePattern, account_path
 from tokenissuer.policy.rule import Rule
+from tokenissuer.scope import Access
 
 #: Accounts that are named one by one.
 _MAX_NAMED: Final = 20
@@ -26,6 +27,109 @@ class KnownNames:
 
     accounts: Set[str]
     groups: Set[str]
+
+
+def rule_findings(rules: Sequence[Rule]) -> Findings:
+    """Report rules that do nothing, or more than people mean."""
+    for rule in rules:
+        subject = f"[[access]] {rule.number}"
+        for glob in (*rule.repositories, *rule.except_repositories):
+            if not _can_match(glob.text):
+                yield Finding(
+                    Severity.WARNING,
+                    subject,
+                    f"no repository can have a name that the pattern '{glob.text}' matches",
+                    "the parts of a name begin and end with a letter or digit",
+                )
+        if reason := _emptied(rule):
+            yield Finding(Severity.WARNING, subject, f"{reason}, so the rule never applies", "correct the exception")
+        if rule.deny:
+            continue
+        if "push" in rule.actions and "pull" not in rule.actions:
+            yield Finding(
+                Severity.WARNING,
+                subject,
+                "it allows push without pull, and a registry accepts a push only with both",
+                'use actions = ["pull", "push"]',
+            )
+        if rule.everyone and rule.actions & {"push", "delete"}:
+            yield Finding(
+                Severity.WARNING,
+                subject,
+                "anybody may push or delete without logging in",
+                "use authenticated = true if that is not intended",
+            )
+        if rule.everyone and rule.catalog:
+            yield Finding(
+                Severity.WARNING,
+                subject,
+                "anybody may list all repositories without logging in",
+                "use authenticated = true if that is not intended",
+            )
+        if rule.everyone and (rule.except_accounts or rule.except_groups):
+            yield Finding(
+                Severity.WARNING,
+                subject,
+                "who is excepted may do the same without logging in",
+                'use authenticated = true, or a rule with effect = "deny"',
+            )
+        shadow = next((other for other in rules if other.deny and _covers(other, rule)), None)
+        if shadow is not None:
+            yield Finding(
+                Severity.WARNING,
+                subject,
+                f"[[access]] {shadow.number} denies all that it allows",
+                "take one of them out, or make the denial narrower",
+            )
+
+
+def _can_match(pattern: str) -> bool:
+    """Whether a registry accepts some name that a pattern matches, as far as a few examples tell."""
+    examples = (
+        pattern.replace("{account}", "x").replace("{group}", "x").replace("**", "x").replace("*", star)
+        for star in ("x", "", "x-x")
+    )
+    return any(Access("repository", example, frozenset()).is_repository for example in examples)
+
+
+def _emptied(rule: Rule) -> str:
+    """Say how a rule's exceptions take out everything; empty if they do not."""
+    repositories = [glob.text for glob in rule.repositories]
+    excepted = [glob.text for glob in rule.except_repositories]
+    if repositories and not rule.catalog and all(any(_includes(e, r) for e in excepted) for r in repositories):
+        return "'except_repositories' take out all its 'repositories'"
+    is_named = not (rule.everyone or rule.authenticated)
+    if is_named and rule.accounts.texts <= rule.except_accounts.texts and rule.groups.texts <= rule.except_groups.texts:
+        return "'except_accounts' and 'except_groups' take out everybody that it names"
+    return ""
+
+
+def _covers(denial: Rule, rule: Rule) -> bool:
+    """Whether a denial surely takes away all that a rule allows."""
+    has_exceptions = denial.except_accounts or denial.except_groups or denial.except_repositories
+    if has_exceptions or denial.networks or denial.backends:
+        return False
+    if denial.services and not (rule.services and rule.services <= denial.services):
+        return False
+    is_named = not (rule.everyone or rule.authenticated)
+    covers_who = (
+        denial.everyone
+        or (denial.authenticated and not rule.everyone)
+        or (
+            is_named
+            and rule.accounts.texts <= denial.accounts.texts
+            and {name.casefold() for name in rule.groups.texts} <= {name.casefold() for name in denial.groups.texts}
+        )
+    )
+    covers_what = all(
+        any(_includes(other.text, glob.text) for other in denial.repositories) for glob in rule.repositories
+    )
+    return covers_who and covers_what and rule.actions <= denial.actions and (denial.catalog or not rule.catalog)
+
+
+def _includes(wide: str, narrow: str) -> bool:
+    """Whether a pattern surely matches all names that another one matches."""
+    return wide in ("**", narrow) or (wide.endswith("/**") and "*" not in wide[:-3] and narrow.startswith(wide[:-2]))
 
 
 def name_findings(rules: Iterable[Rule], known: Mapping[str, KnownNames | None]) -> Findings:

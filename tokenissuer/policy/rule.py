@@ -121,6 +121,7 @@ class Rule:
         except_groups: groups it does not apply to.
         except_repositories: patterns of repository names it is not about.
         comment: what the operator says about it.
+        line: its line in the configuration file; 0 if that is not known.
     """
 
     number: int
@@ -139,6 +140,7 @@ class Rule:
     except_groups: Names = NOBODY
     except_repositories: tuple[Glob, ...] = ()
     comment: str = ""
+    line: int = 0
 
     def actions_on(self, caller: Caller, access: Access) -> frozenset[str]:
         """Return the actions that this rule allows or denies the caller on a resource; empty if it does not apply."""
@@ -298,8 +300,12 @@ class AccessOptions:
         for action in (self.actions or frozenset()) - REPOSITORY_ACTIONS - {"*"}:
             raise ValueError(f"unknown action '{action}'; {near_match(action, REPOSITORY_ACTIONS)}")
 
-    def rule(self, number: int) -> Rule:
+    def rule(self, number: int, line: int = 0) -> Rule:
         """Build the rule.
+
+        Args:
+            number: its place in the configuration, from 1.
+            line: its line in the configuration file; 0 if that is not known.
 
         Raises:
             ValueError: if a pattern or network cannot be understood.
@@ -321,4 +327,5 @@ class AccessOptions:
             except_groups=Names(self.except_groups),
             except_repositories=tuple(Glob(text) for text in self.except_repositories),
             comment=self.comment,
+            line=line,
         )

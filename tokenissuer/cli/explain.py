@@ -1,0 +1,116 @@
+"""`tokenissuer explain`: why an account may do something, or may not."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from tokenissuer.accounts.backend import Account
+from tokenissuer.config import Config, find_config, load_config
+from tokenissuer.errors import RequestError, TokenIssuerError
+from tokenissuer.net import parse_address
+from tokenissuer.policy import Caller, Policy, Rule
+from tokenissuer.policy.expectation import one_scope
+from tokenissuer.policy.explanation import Explanation, explain
+from tokenissuer.scope import Access
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("scopes", nargs="+", metavar="SCOPE", help="such as repository:team/app:pull,push")
+    parser.add_argument("--account", metavar="NAME", help="who asks (default: nobody is logged in)")
+    parser.add_argument("--group", action="append", default=[], metavar="NAME", help="a group of the account's")
+    parser.add_argument("--address", metavar="IP", help="the client's address (default: not known)")
+    parser.add_argument("--service", metavar="NAME", help="the registry (default: the first of [issuer] services)")
+    parser.add_argument(
+        "--backend", metavar="NAME", help="ask this backend for the account's real name, groups and grants"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """say which access rule allows or denies something, or why none does; exit status 1 if not all is granted"""
+    config = load_config(find_config(arguments.config))
+    try:
+        requested = [one_scope(text) for text in arguments.scopes]
+    except ValueError as error:
+        raise TokenIssuerError(str(error)) from None
+    policy, is_all = Policy(config.rules), True
+    with closing(config.open_chain()) as chain:
+        backend = next((each for each in chain.backends if each.name == arguments.backend), None)
+        if arguments.backend and backend is None:
+            raise TokenIssuerError(f"--backend: {config.path} has no backend '{arguments.backend}'")
+        caller = _caller(config, arguments)
+        try:
+            if backend is not None and caller.account is not None:
+                account = backend.lookup(arguments.account, "")
+                caller = Caller(account, caller.service, caller.address, backend.name)
+            for access in requested:
+                grants = backend.grants(account, access) if backend is not None and caller.account else frozenset()
+                explained = explain(policy, caller, access, grants)
+                is_all = is_all and all(each.is_granted for each in explained)
+                print(_heading(caller, access))
+                for explanation in explained:
+                    _print(explanation, config.path)
+        except RequestError as error:
+            raise TokenIssuerError(
+                f"backend '{arguments.backend}': {error.reason}; leave --backend out and name the groups with --group"
+            ) from None
+    return 0 if is_all else 1
+
+
+def _caller(config: Config, arguments: argparse.Namespace) -> Caller:
+    service = arguments.service or config.issuer.services[0]
+    if service not in config.issuer.services:
+        raise TokenIssuerError(f"--service: served here: {', '.join(config.issuer.services)}")
+    address = parse_address(arguments.address) if arguments.address else None
+    if arguments.address and address is None:
+        raise TokenIssuerError(f"--address: '{arguments.address}' is not an address such as 192.0.2.1")
+    if arguments.account is None:
+        if arguments.group or arguments.backend:
+            raise TokenIssuerError("--group and --backend need --account")
+        return Caller(None, service, address)
+    if arguments.backend and arguments.group:
+        raise TokenIssuerError("--backend finds the groups; leave --group out")
+    return Caller(Account(arguments.account, frozenset(arguments.group)), service, address, config.backends[0].name)
+
+
+def _heading(caller: Caller, access: Access) -> str:
+    resource = f"{access.type}:{access.name}"
+    if caller.account is None:
+        return f"{resource}, nobody logged in"
+    groups = ", ".join(sorted(caller.account.groups)) or "none"
+    known = "" if caller.account.groups_known else ", and perhaps more"
+    return f"{resource}, account '{caller.account.name}' of backend '{caller.backend}', groups: {groups}{known}"
+
+
+def _print(explanation: Explanation, path: Path) -> None:
+    verdict = "granted" if explanation.is_granted else "denied" if explanation.denied_by else "not granted"
+    head = f"  {explanation.action:<7} {verdict:<12}"
+    for line in _reasons(explanation, path):
+        print(f"{head}{line}")
+        head = " " * len(head)
+
+
+def _reasons(explanation: Explanation, path: Path) -> Iterator[str]:
+    if explanation.denied_by:
+        for rule in explanation.denied_by:
+            yield f"{_place(rule, path)} denies it"
+        return
+    for rule in explanation.allowed_by:
+        yield f"{_place(rule, path)} allows it"
+    if explanation.by_backend:
+        yield "the backend grants it"
+    if explanation.is_granted:
+        return
+    yield "nothing allows it" + (", and these rules come nearest:" if explanation.nearest else ", and no rule could")
+    for obstacle in explanation.nearest:
+        for reason in obstacle.reasons:
+            yield f"{_place(obstacle.rule, path)}: {reason}"
+
+
+def _place(rule: Rule, path: Path) -> str:
+    """Name a rule by file and line."""
+    line = f"{path}:{rule.line}" if rule.line else str(path)
+    return f"{line}, [[access]] {rule}"

@@ -1,0 +1,45 @@
+"""`tokenissuer token`: sign a token by hand, to find out what a registry does with it."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import sys
+import syslog
+
+from tokenissuer.config import find_config, load_config
+from tokenissuer.errors import TokenIssuerError
+from tokenissuer.policy.expectation import one_scope
+from tokenissuer.scope import scope_text
+from tokenissuer.signing.issuer import Issuer
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("scopes", nargs="*", metavar="SCOPE", help="what it allows, such as repository:team/app:pull")
+    parser.add_argument("--account", default="", metavar="NAME", help="whose token it is (default: nobody's)")
+    parser.add_argument("--service", metavar="NAME", help="the registry (default: the first of [issuer] services)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """sign a token that allows what is named here, whatever the rules say; it needs the private key"""
+    config = load_config(find_config(arguments.config))
+    service = arguments.service or config.issuer.services[0]
+    if service not in config.issuer.services:
+        raise TokenIssuerError(f"--service: served here: {', '.join(config.issuer.services)}")
+    try:
+        granted = tuple(one_scope(text) for text in arguments.scopes)
+    except ValueError as error:
+        raise TokenIssuerError(str(error)) from None
+    issuer = Issuer(config.issuer.name, config.load_key(), config.issuer.lifetime, config.key_forms())
+    token = issuer.issue(arguments.account, service, granted)
+    note = (
+        f"{getpass.getuser()} has signed a token by hand: account '{arguments.account}', service '{service}', "
+        f"it allows '{scope_text(granted)}', jti {token.jti}, for {token.expires_in} seconds"
+    )
+    # Whoever asks later who could push must find it where other logins are noted.
+    syslog.openlog("tokenissuer", facility=syslog.LOG_AUTHPRIV)
+    syslog.syslog(syslog.LOG_NOTICE, note)
+    print(f"tokenissuer: {note}", file=sys.stderr)
+    print(token.text)
+    return 0
