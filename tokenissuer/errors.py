@@ -100,13 +100,17 @@ class LoginEnded(InvalidCredentials):
     description = "this login has ended; log in again"
 
 
+#: What people read who are not logged in. It begins with GitLab's own words, by which they may search.
+FORBIDDEN: Final = "access forbidden; if you have an account here, log in first (docker login) and try again"
+
+
 class AccessDenied(RequestError):
-    """Nobody is logged in, and everyone may do nothing of what was requested."""
+    """Nothing of what was requested is granted, and the user can do something about it: log in, or log in otherwise."""
 
     status = 403
     oauth_error = "access_denied"
     docker_code = "DENIED"
-    description = "access forbidden"
+    description = FORBIDDEN
 
 
 class LoginRequired(RequestError):
@@ -115,7 +119,7 @@ class LoginRequired(RequestError):
     status = 401
     oauth_error = "access_denied"
     docker_code = "UNAUTHORIZED"
-    description = "access forbidden"
+    description = FORBIDDEN
 
 
 class NotFound(RequestError):

@@ -138,7 +138,8 @@ class TokenService:
         Raises:
             InvalidRequest: for a registry that is not served here.
             InvalidCredentials: if credentials were sent and are wrong; they never count as none.
-            AccessDenied: if nobody is logged in and everyone may do nothing of what was requested.
+            AccessDenied: if nothing of what was requested is granted, and nobody is logged in or the account's backend
+                knows what to do about it.
             UnsupportedGrantType: for a refresh token, if none are issued here.
             TooManyAttempts: if there were too many wrong passwords before.
             BackendUnavailable: if a backend cannot answer.
@@ -150,8 +151,11 @@ class TokenService:
         else:
             caller = Caller(login.account, service, request.address, login.backend.name)
         allowed, reason = self._authorize(caller, login, request.requested)
-        if login is None and request.requested and not allowed:
-            raise AccessDenied(reason=reason)
+        if request.requested and not allowed:
+            if login is None:
+                raise AccessDenied(reason=reason)
+            if login.account.advice:
+                raise AccessDenied(login.account.advice, reason=reason)
         subject, backend = (login.account.name, login.backend.name) if login else ("", "")
         granted = self.issuer.fitting(subject, service, allowed)
         if len(granted) < len(allowed):

@@ -53,6 +53,10 @@ WANTED: Final = (
     "scope read_registry (also write_registry to push) or api; with a project's or group's token, the name of its bot "
     "user; the password of your account does not work here"
 )
+NO_SCOPE: Final = (
+    "access forbidden; this token has no scope for a registry: log in with one that has read_registry (also "
+    "write_registry to push) or api"
+)
 NO_LOOKUP: Final = (
     "this GitLab does not say whose token this is; make a personal access token that has the scope read_user or "
     "read_api besides its registry scopes"
@@ -101,6 +105,7 @@ class Api:
         remember: seconds for which an answer about a project is remembered.
         connections: questions at once.
         groups: whether accounts get their groups.
+        grants: whether roles in projects count, and with them the scopes of tokens.
     """
 
     def __init__(
@@ -113,12 +118,14 @@ class Api:
         connections: int,
         *,
         groups: bool,
+        grants: bool,
     ) -> None:
         self._client: Final = client
         self._replay: Final = replay
         self._own: Final = own
         self._root: Final = root
         self._groups: Final = groups
+        self._grants: Final = grants
         # A tuple has the project, or nothing if there is none.
         self._projects: Final = Cache[tuple[Project, ...]](lambda _: remember)
         self._levels: Final = Cache[int](lambda _: remember)
@@ -248,6 +255,7 @@ class Api:
             # Unknown for a token with only registry scopes: then internal projects stay closed.
             external=user.get("external") is not False,
             administrator=user.get("is_admin") is True,
+            advice=NO_SCOPE if self._grants and not _may(scopes) else "",
         )
 
     def _owner_by_name(self, username: str, deadline: Deadline) -> Mapping[str, Any]:
@@ -343,8 +351,7 @@ class Api:
     def _token_grants(
         self, account: TokenAccount, access: Access, paths: tuple[str, ...], deadline: Deadline
     ) -> frozenset[str]:
-        # What fine-grained tokens may do only GitLab knows.
-        may = EVERYTHING if GRANULAR in account.scopes else actions_by_scopes(account.scopes)
+        may = _may(account.scopes)
         if not may:
             _log.info("nothing granted on %s: the token has no scope for a registry", access.name)
             return NOTHING
@@ -436,6 +443,11 @@ class Api:
             return PULL
 
         return self._readable.ask((credential.fingerprint, path), ask, deadline.remaining())
+
+
+def _may(scopes: frozenset[str]) -> frozenset[str]:
+    """Return what a token's scopes allow at most. What fine-grained tokens may do only GitLab knows."""
+    return EVERYTHING if GRANULAR in scopes else actions_by_scopes(scopes)
 
 
 def _groups_by(is_member: Mapping[str, bool | None]) -> Groups:

@@ -115,7 +115,14 @@ class GitLabBackend(Backend):
         self._replay: Final = Replay(self._client, options.issuer, key, options.remember)
         root = urllib.parse.urlsplit(options.url).path.rstrip("/")
         self._api: Final = Api(
-            self._client, self._replay, self._own, root, options.remember, options.connections, groups=options.groups
+            self._client,
+            self._replay,
+            self._own,
+            root,
+            options.remember,
+            options.connections,
+            groups=options.groups,
+            grants=options.grants,
         )
 
     @property

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tokenissuer.errors import FORBIDDEN
+
 if TYPE_CHECKING:
     from tests.integration.conftest import Client, Image, Site
 
@@ -249,7 +251,7 @@ def test_without_login_the_token_endpoint_says_denied_access_forbidden(site: Sit
     answer = site.issuer.ask(f"repository:{site.repository()}:pull,push")
     assert answer.status == 403
     error = answer.json()["errors"][0]
-    assert (error["code"], error["message"]) == ("DENIED", "access forbidden")
+    assert (error["code"], error["message"]) == ("DENIED", FORBIDDEN)
 
 
 def test_a_token_for_one_repository_opens_no_other(site: Site, logged_in: LoggedIn, new_image: NewImage) -> None:

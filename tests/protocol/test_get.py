@@ -13,6 +13,7 @@ from urllib.parse import quote
 import jwt
 import pytest
 
+from tokenissuer.errors import FORBIDDEN
 from tokenissuer.signing.keys import KeyForm, SigningKey
 
 if TYPE_CHECKING:
@@ -328,9 +329,9 @@ def test_anonymous_without_any_grant_is_denied(client: Client, scope: str) -> No
     answer = client.ask(f"/token?service=registry.example&scope={quote(scope)}")
     assert answer.status == 403
     assert answer.json() == {
-        "errors": [{"code": "DENIED", "message": "access forbidden"}],
+        "errors": [{"code": "DENIED", "message": FORBIDDEN}],
         "error": "access_denied",
-        "error_description": "access forbidden",
+        "error_description": FORBIDDEN,
     }
     assert "WWW-Authenticate" not in answer.headers
 

@@ -346,6 +346,26 @@ def test_a_denial_is_not_escaped_by_a_token_that_shows_less(gitlab: StubGitLab, 
     assert not backend.authenticate("alice", gitlab.token(alice, "read_registry")).groups_known
 
 
+@pytest.mark.parametrize(
+    ("scopes", "grants", "is_told"),
+    [
+        (["read_user"], True, True),
+        (["read_user", "read_repository"], True, True),
+        (["read_user"], False, False),
+        (["read_api"], True, False),
+        (["read_registry", "read_user"], True, False),
+        (["granular", "read_user"], True, False),
+    ],
+)
+def test_who_has_a_token_without_a_scope_for_a_registry_is_told(
+    gitlab: StubGitLab, scopes: list[str], grants: bool, is_told: bool
+) -> None:
+    """The login works, because access rules may need no scope; then each pull would be denied without a word."""
+    token = gitlab.token(gitlab.user("alice"), *scopes)
+    with asking(gitlab, grants=grants) as backend:
+        assert ("has no scope for a registry" in backend.authenticate("alice", token).advice) is is_told
+
+
 def test_questions_that_do_not_depend_on_each_other_are_asked_at_once(
     gitlab: StubGitLab, backend: GitLabBackend
 ) -> None:

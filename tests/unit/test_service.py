@@ -125,6 +125,21 @@ def test_nobody_is_denied_only_if_nothing_at_all_is_granted(key: SigningKey) -> 
         one.respond(asked(repository("b", "pull")))
 
 
+def test_who_can_do_something_about_it_is_told_what(key: SigningKey) -> None:
+    """Only if nothing is granted at all, and something was requested."""
+
+    class Advising(Fixed):
+        def authenticate(self, username: str, password: str) -> Account:
+            return Account("alice", advice="log in with another token")
+
+    one = service(key, Advising(), rule("pull"))
+    assert one.respond(asked(login=ALICE)).granted == ()
+    assert one.respond(asked(repository("a/b", "pull", "push"), login=ALICE)).granted == (repository("a/b", "pull"),)
+    with pytest.raises(AccessDenied) as caught:
+        one.respond(asked(repository("b", "pull"), login=ALICE))
+    assert caught.value.description == "log in with another token"
+
+
 @pytest.mark.parametrize("to", ["three", "ONE", " one", "one,two", "*"])
 def test_a_service_that_is_not_served_is_refused_before_anybody_is_asked(key: SigningKey, to: str) -> None:
     """So that a wrong address costs no login."""

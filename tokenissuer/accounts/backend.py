@@ -34,6 +34,8 @@ class Account:
             say. No token lives longer.
         password_version: a text that changes when the password changes, and is not a secret; empty if the backend
             cannot tell.
+        advice: a sentence for the user if nothing of a request is granted: what to do about it. It must not show what
+            exists or who may do what. Empty if there is nothing to say.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Account:
     delegated: bool = False
     valid_until: float | None = field(default=None, compare=False)
     password_version: str = field(default="", repr=False, compare=False)
+    advice: str = field(default="", repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "groups", frozenset(group.casefold() for group in self.groups if group))
