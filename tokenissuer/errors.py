@@ -6,7 +6,7 @@ Docker codes: https://distribution.github.io/distribution/spec/api/#errors-2
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 
 class TokenIssuerError(Exception):
