@@ -47,8 +47,30 @@ def test_a_program_that_has_set_up_logging_keeps_it(set_up: Path) -> None:
     assert run(code, set_up / "tokenissuer.toml").stderr == "theirs: hello\n"
 
 
-def test_a_configuration_that_cannot_be_used_stops_the_import(tmp_path: Path) -> None:
-    """The last line says what to do."""
-    ran = run("import tokenissuer.wsgi", tmp_path / "none.toml")
-    assert ran.returncode == 1
-    assert "cannot read" in ran.stderr.splitlines()[-1]
+UNUSABLE = """
+import os, sys, tokenissuer.wsgi
+from pathlib import Path
+from webob import Request
+tokenissuer.wsgi.RETRY_INTERVAL = 0.0
+request = Request.blank("/healthz")
+for _ in range(3):
+    answer = request.get_response(tokenissuer.wsgi.application)
+    print(answer.status_int, answer.headers.get("Retry-After"), answer.json["error_description"])
+Path(os.environ["GOOD"]).rename(os.environ["TOKENISSUER_CONFIG"])
+print(request.get_response(tokenissuer.wsgi.application).status_int)
+"""
+
+
+def test_a_configuration_that_cannot_be_used_is_503_and_one_line(set_up: Path) -> None:
+    """Not a traceback with each request; and when it is mended, requests are answered."""
+    good = set_up / "tokenissuer.toml"
+    config = set_up / "other.toml"
+    environment = {"TOKENISSUER_CONFIG": str(config), "GOOD": str(good)}
+    ran = subprocess.run(
+        [sys.executable, "-c", UNUSABLE], capture_output=True, text=True, env=environment, check=False, timeout=60
+    )
+    said = "503 0 the configuration of this token server cannot be used; its log says why"
+    assert ran.stdout.splitlines() == [said] * 3 + ["200"], ran.stderr
+    (line,) = [line for line in ran.stderr.splitlines() if "cannot read" in line]
+    assert str(config) in line
+    assert "Traceback" not in ran.stderr

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pwd
 import re
 import shlex
 import stat
+import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
@@ -16,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cli import Run, failed
+from tests.support.machine import free_port
 from tokenissuer.cli import init
 from tokenissuer.cli.init import SetUp
 from tokenissuer.config import load_config
@@ -414,3 +417,89 @@ def test_check_looks_with_the_eyes_of_the_user_who_serves(run: Run, set_up: Path
     code, _, err = run(*check, "no-such-user")
     assert (code, "there is no user 'no-such-user'" in err) == (1, True)
     assert run(*check, "root")[0] == 0
+
+
+@pytest.fixture
+def state_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """In the place of /var/lib/tokenissuer."""
+    folder = tmp_path / "state"
+    monkeypatch.setattr(init, "_STATE_FOLDER", folder)
+    return folder
+
+
+@pytest.mark.parametrize("purpose", ["systemd", "apache"])
+def test_init_for_a_service_lets_its_user_read_and_change_nothing(
+    run: Run, tmp_path: Path, state_folder: Path, purpose: str
+) -> None:
+    """And keep refresh tokens in a folder of its own; `check` with that user's eyes approves."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    tmp_path.chmod(0o755)
+    folder = tmp_path / "etc"
+    code, _, err = run(
+        "init", folder, "--for", purpose, "--user", "nobody", "--realm", "https://r.example.com/jwt/auth"
+    )
+    assert (code, err) == (0, "")
+    entry = pwd.getpwnam("nobody")
+    for name in ("auth.key", "users.htpasswd"):
+        status = (folder / name).stat()
+        assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (0, entry.pw_gid, 0o640)
+    status = state_folder.stat()
+    assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (entry.pw_uid, 0o700)
+    config = load_config(folder / "tokenissuer.toml")
+    assert config.store_files() == (state_folder / "refresh.sqlite3",)
+    assert config.server.trusted_proxies == (("127.0.0.1", "::1") if purpose == "systemd" else ())
+    assert (folder / "tokenissuer.wsgi").exists() is (purpose == "apache")
+    assert 'rootdirectory: "/var/lib/docker-registry"' in (folder / "registry.yml").read_text()
+
+
+def test_init_for_a_container_gives_everything_to_its_user(run: Run, tmp_path: Path) -> None:
+    """`passwd` and `keys` run as this user too; nginx is the gateway of the network."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    folder = tmp_path / "etc"
+    assert run("init", folder, "--for", "container")[0] == 0
+    assert {path.stat().st_uid for path in (folder, *folder.iterdir())} == {65532}
+    assert load_config(folder / "tokenissuer.toml").server.trusted_proxies == ("172.31.250.1",)
+
+
+def test_init_for_a_user_that_does_not_exist_says_how_to_make_it(run: Run, tmp_path: Path) -> None:
+    """And leaves nothing behind."""
+    folder = tmp_path / "etc"
+    failed(run("init", folder, "--for", "systemd", "--user", "no-such-user"), "useradd --system", "no-such-user")
+    assert not folder.exists()
+
+
+def test_a_key_type_that_does_not_exist_is_named_with_those_that_do(run: Run) -> None:
+    """Not by the name of a class."""
+    code, _, err = run("init", "--key-type", "dsa")
+    assert code == 2
+    assert "invalid choice: 'dsa' (choose from 'ec', 'rsa')" in err
+
+
+def test_the_hints_of_keys_name_the_key_file_that_was_named(run: Run, set_up: Path) -> None:
+    """They can be copied."""
+    arguments = ("--key", set_up / "auth.key", "--config", set_up / "tokenissuer.toml")
+    for command in (["add"], ["switch", "--unproven"]):
+        code, out, _ = run("keys", *command, *arguments)
+        assert code == 0
+        assert f"--key {set_up / 'auth.key'}" in out
+
+
+def test_quickstart_refuses_one_address_for_both(run: Run) -> None:
+    """Rather than wait until the second cannot listen."""
+    failed(run("quickstart", "--listen", "127.0.0.1:5999", "--registry-listen", "127.0.0.1:5999"), "are both")
+
+
+def test_quickstart_says_how_to_go_on_in_a_folder_that_was_moved(run: Run, tmp_path: Path) -> None:
+    """The registry's file has whole paths in it; the command that is shown mends it."""
+    old, new = tmp_path / "old", tmp_path / "new's"
+    arguments = ("--listen", f"127.0.0.1:{free_port()}", "--registry-listen", f"127.0.0.1:{free_port()}")
+    assert run("init", old, "--realm", f"http://localhost:{arguments[1].rpartition(':')[2]}/token")[0] == 0
+    old.rename(new)
+    code, _, err = run("quickstart", new, *arguments)
+    assert code == 1
+    assert "the folder has been moved" in err
+    subprocess.run(err.partition("names: ")[2], shell=True, check=True)
+    assert str(old) not in (new / "registry.yml").read_text()
+    assert f'"{new}/auth.crt"' in (new / "registry.yml").read_text()

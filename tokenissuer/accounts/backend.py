@@ -32,6 +32,8 @@ class Account:
             rules that allow something do not apply then, only what the backend grants.
         valid_until: seconds since 1970 after which the backend no longer vouches for this login; None if it does not
             say. No token lives longer.
+        credential_ends: seconds since 1970 after which the credential is not accepted any more; None if it does not
+            say. A token that was issued before may live on.
         password_version: a text that changes when the password changes, and is not a secret; empty if the backend
             cannot tell.
         advice: a sentence for the user if nothing of a request is granted: what to do about it. It must not show what
@@ -43,6 +45,7 @@ class Account:
     groups_known: bool = True
     delegated: bool = False
     valid_until: float | None = field(default=None, compare=False)
+    credential_ends: float | None = field(default=None, compare=False)
     password_version: str = field(default="", repr=False, compare=False)
     advice: str = field(default="", repr=False, compare=False)
 

@@ -303,10 +303,13 @@ class CachedBackend:
         return account
 
     def _remember(self, account: Account) -> float:
-        if account.valid_until is None:
-            return self._success
-        # Half of what is left: a token for it must be valid for a while.
-        return min(self._success, (account.valid_until - time.time()) / 2)
+        seconds = float(self._success)
+        if account.credential_ends is not None:
+            seconds = min(seconds, account.credential_ends - time.time())
+        if account.valid_until is not None:
+            # Half of what is left: a token for it must be valid for a while.
+            seconds = min(seconds, (account.valid_until - time.time()) / 2)
+        return seconds
 
     def _digest(self, username: str, password: str) -> bytes:
         # The length says where the name ends: no other pair can give the same bytes.

@@ -7,13 +7,15 @@ import contextlib
 import importlib.resources
 import json
 import os
+import pwd
 import re
 import secrets
 import shlex
 import string
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from string import Template
 from typing import Final
@@ -30,9 +32,37 @@ DEFAULT_REALM: Final = "http://localhost:5001/token"
 DEFAULT_ACCOUNT: Final = "admin"
 
 _PASSWORD_LENGTH: Final = 24
+_STATE_FOLDER: Final = Path("/var/lib/tokenissuer")
+_STORE_FILE: Final = "refresh.sqlite3"
+_WSGI_FILE: Final = "tokenissuer.wsgi"
 _REGISTRY_FILE: Final = "registry.yml"
 # What TOML or YAML cannot have in a string, or reads as the end of a line.
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+
+
+class Purpose(StrEnum):
+    """What a set-up is for."""
+
+    #: Whoever makes it also serves.
+    HERE = "here"
+    SYSTEMD = "systemd"
+    APACHE = "apache"
+    CONTAINER = "container"
+
+
+#: Whom a proxy is for the server: its address in conf/compose.yaml; Apache itself knows the clients' addresses.
+_PROXIES: Final[Mapping[Purpose, Sequence[str]]] = {
+    Purpose.HERE: ("127.0.0.1", "::1"),
+    Purpose.SYSTEMD: ("127.0.0.1", "::1"),
+    Purpose.APACHE: (),
+    Purpose.CONTAINER: ("172.31.250.1",),
+}
+#: The user that serves, by name or number, as the files in conf/ have it.
+_USERS: Final[Mapping[Purpose, str]] = {
+    Purpose.SYSTEMD: "tokenissuer",
+    Purpose.APACHE: "tokenissuer",
+    Purpose.CONTAINER: "65532",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +76,8 @@ class SetUp:
         issuer: the issuer's name, and the certificate's.
         key_type: the kind of key.
         account: the first account; it may do everything.
+        purpose: what it is for.
+        user: the user that serves, by name or number; empty for the one that the purpose has.
     """
 
     folder: Path
@@ -54,6 +86,8 @@ class SetUp:
     issuer: str = "tokenissuer"
     key_type: KeyType = KeyType.EC
     account: str = DEFAULT_ACCOUNT
+    purpose: Purpose = Purpose.HERE
+    user: str = ""
 
     @property
     def config(self) -> Path:
@@ -88,6 +122,12 @@ class SetUp:
             "users.htpasswd": (b"# name:hash; `tokenissuer passwd NAME` adds a line or changes it\n", 0o600),
             _REGISTRY_FILE: (self._registry(folder).encode(), 0o644),
         }
+        if self.purpose is Purpose.APACHE:
+            texts[_WSGI_FILE] = (
+                importlib.resources.files("tokenissuer.cli").joinpath("templates", _WSGI_FILE).read_bytes(),
+                0o644,
+            )
+        server = self._server()
         for name in texts:
             if (folder / name).exists() or (folder / name).is_symlink():
                 raise ConfigurationError(
@@ -100,8 +140,56 @@ class SetUp:
             password = new_password()
             (backend,) = load_config(folder / FILE_NAME).backends
             backend.build().set_password(self.account, password)
+            if server is not None:
+                self._hand_over(server, undo)
             undo.pop_all()
         return password
+
+    def _images(self, folder: Path) -> Path:
+        """Where the registry keeps its images: beside the rest, or where Debian's docker-registry may write."""
+        is_service = self.purpose in (Purpose.SYSTEMD, Purpose.APACHE)
+        return Path("/var/lib/docker-registry") if is_service else folder / "registry"
+
+    @property
+    def _store(self) -> str:
+        """Where refresh tokens are kept: the user that serves must be able to make files beside it."""
+        is_service = self.purpose in (Purpose.SYSTEMD, Purpose.APACHE)
+        return str(_STATE_FOLDER / _STORE_FILE) if is_service else _STORE_FILE
+
+    def _server(self) -> tuple[int, int] | None:
+        """Return user and group of the server; None if that is whoever makes the set-up.
+
+        Raises:
+            ConfigurationError: if there is no such user, or the files cannot be given to it.
+        """
+        name = self.user or _USERS.get(self.purpose, "")
+        if not name:
+            return None
+        try:
+            found = (int(name), int(name)) if name.isdigit() else pwd.getpwnam(name)[2:4]
+        except KeyError:
+            raise ConfigurationError(
+                f"there is no user '{name}' to serve; name one with --user, or make it: useradd --system "
+                f"--no-create-home --home-dir {_STATE_FOLDER} --shell /usr/sbin/nologin {name}"
+            ) from None
+        if os.geteuid() not in (0, found[0]):
+            raise ConfigurationError(f"only root can give the files to the user '{name}'; use sudo")
+        return None if os.geteuid() else found
+
+    def _hand_over(self, server: tuple[int, int], undo: contextlib.ExitStack) -> None:
+        """Let the user that serves read what it needs."""
+        user, group = server
+        if self.purpose is Purpose.CONTAINER:
+            # There `passwd` and `keys` run as this user too.
+            for path in (self.folder, *self.folder.iterdir()):
+                os.chown(path, user, group)
+            return
+        for name in ("auth.key", "users.htpasswd"):
+            os.chown(self.folder / name, -1, group)
+            (self.folder / name).chmod(0o640)
+        _make_folder(_STATE_FOLDER, undo)
+        os.chown(_STATE_FOLDER, user, group)
+        _STATE_FOLDER.chmod(0o700)
 
     def _configuration(self) -> str:
         return _template("tokenissuer.toml").substitute(
@@ -110,12 +198,14 @@ class SetUp:
             service_key=self.service if re.fullmatch(r"[A-Za-z0-9_-]+", self.service) else _quote(self.service),
             realm=_quote(self.realm),
             account=_quote(self.account),
+            proxies=json.dumps(_PROXIES[self.purpose]),
+            store=_quote(self._store),
         )
 
     def _registry(self, folder: Path) -> str:
         return _template("registry.yml").substitute(
             file_plain=folder / _REGISTRY_FILE,
-            storage=_quote(str(folder / "registry")),
+            storage=_quote(str(self._images(folder))),
             certificate=_quote(str(folder / "auth.crt")),
             realm=_quote(self.realm),
             service=_quote(self.service),
@@ -162,9 +252,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--key-type",
-        type=KeyType,
-        choices=list(KeyType),
-        default=default.key_type,
+        choices=[str(key_type) for key_type in KeyType],
+        default=str(default.key_type),
         help="ec: P-256, rsa: 4096 bits (default: ec)",
     )
     parser.add_argument(
@@ -173,6 +262,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=default.account,
         metavar="NAME",
         help=f"the first account (default: {default.account})",
+    )
+    parser.add_argument(
+        "--for",
+        dest="purpose",
+        choices=[str(purpose) for purpose in Purpose],
+        default=str(default.purpose),
+        help="what will serve, with the files of conf/: sets owners, modes, proxies and paths (default: here, whoever "
+        "runs this command)",
+    )
+    parser.add_argument(
+        "--user", type=_argument(_name), metavar="NAME", help="the user that serves (default: as in conf/)"
     )
 
 
@@ -183,16 +283,42 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.realm,
         arguments.service,
         arguments.issuer,
-        arguments.key_type,
+        KeyType(arguments.key_type),
         arguments.account,
+        Purpose(arguments.purpose),
+        arguments.user or "",
     )
     password = set_up.write()
     print(f"Made a set-up in {set_up.folder.absolute()}.")
     print(f"First account: {set_up.account}   password: {password}   (shown only now)")
-    print(f"Start the issuer:    tokenissuer serve --config {shlex.quote(str(set_up.config))}")
-    print(f"Start the registry:  registry serve {shlex.quote(str(set_up.registry))}")
-    print("                     (Debian: docker-registry serve ...)")
+    for line in _next_steps(set_up):
+        print(line)
     return 0
+
+
+def _next_steps(set_up: SetUp) -> Sequence[str]:
+    registry = shlex.quote(str(set_up.registry))
+    match set_up.purpose:
+        case Purpose.SYSTEMD:
+            return (
+                "Start the issuer:    cp conf/tokenissuer.service conf/tokenissuer.socket /etc/systemd/system/",
+                "                     systemctl daemon-reload && systemctl enable --now tokenissuer.socket tokenissuer",
+                f"The registry's file: {registry}",
+            )
+        case Purpose.APACHE:
+            script = shlex.quote(str(set_up.folder.absolute() / _WSGI_FILE))
+            return (
+                f"Apache runs:         {script} (conf/apache.conf says how)",
+                f"The registry's file: {registry}",
+            )
+        case Purpose.CONTAINER:
+            return ("Start both:          docker compose up -d   (in conf/)",)
+        case _:
+            return (
+                f"Start the issuer:    tokenissuer serve --config {shlex.quote(str(set_up.config))}",
+                f"Start the registry:  registry serve {registry}",
+                "                     (Debian: docker-registry serve ...)",
+            )
 
 
 def _argument(check: Callable[[str], str]) -> Callable[[str], str]:

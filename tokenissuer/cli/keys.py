@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import time
 from pathlib import Path
 from typing import Final
@@ -31,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--unproven", action="store_true", help="switch: without this proof")
     parser.add_argument(
-        "--key-type", type=KeyType, choices=list(KeyType), help="add: the kind of key (default: as the key in use)"
+        "--key-type",
+        choices=[str(key_type) for key_type in KeyType],
+        help="add: the kind of key (default: as the key in use)",
     )
     parser.add_argument("--key", type=Path, metavar="FILE", help="the key file, if [signing] key names a copy of it")
 
@@ -54,6 +57,10 @@ def _key_file(config: Config, given: Path | None) -> Path:
     return path
 
 
+def _key_option(arguments: argparse.Namespace) -> str:
+    return f" --key {shlex.quote(str(arguments.key))}" if arguments.key else ""
+
+
 def _list(config: Config, rotation: Rotation, arguments: argparse.Namespace) -> None:
     rotation.mend()
     for entry in rotation.entries():
@@ -61,7 +68,7 @@ def _list(config: Config, rotation: Rotation, arguments: argparse.Namespace) -> 
 
 
 def _add(config: Config, rotation: Rotation, arguments: argparse.Namespace) -> None:
-    key_type = arguments.key_type or key_type_of(load_private_key(rotation.key))
+    key_type = KeyType(arguments.key_type) if arguments.key_type else key_type_of(load_private_key(rotation.key))
     certificate = rotation.add(config.issuer.name, key_type, time.time())
     print(f"Made the next key, {rotation.next_key}: {kid_of(certificate)}")
     print(f"Its certificate, valid until {certificate.not_valid_after_utc:%Y-%m-%d}, is in {rotation.certificate} now.")
@@ -73,7 +80,10 @@ def _add(config: Config, rotation: Rotation, arguments: argparse.Namespace) -> N
         "auth.token.jwks) and restart it: registries read it only at their start. If several registries share one "
         "address, restart one after the other, and nobody notices."
     )
-    print("2. tokenissuer keys switch --registry URL   (with the URL of each registry, to prove that it is ready)")
+    print(
+        f"2. tokenissuer keys switch --registry URL{_key_option(arguments)}   (with the URL of each registry, to prove "
+        "that it is ready)"
+    )
 
 
 def _switch(config: Config, rotation: Rotation, arguments: argparse.Namespace) -> None:
@@ -91,7 +101,7 @@ def _switch(config: Config, rotation: Rotation, arguments: argparse.Namespace) -
     if rotation.used != rotation.key:
         print("The service has a copy of the key; restart it: systemctl restart tokenissuer")
     end = moment(rotation.last_token_ends(config.issuer.lifetime))
-    print(f"Tokens signed before stay valid. After {end}: tokenissuer keys retire")
+    print(f"Tokens signed before stay valid. After {end}: tokenissuer keys retire{_key_option(arguments)}")
 
 
 def _retire(config: Config, rotation: Rotation, arguments: argparse.Namespace) -> None:

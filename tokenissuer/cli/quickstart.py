@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -23,6 +24,7 @@ from tokenissuer.config import Config, load_config
 from tokenissuer.errors import ConfigurationError, TokenIssuerError
 from tokenissuer.monitoring.log import log_to_stderr
 from tokenissuer.net import HostPort
+from tokenissuer.options import read_text
 
 #: A closed terminal ends it as Ctrl-C does.
 _STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -71,11 +73,14 @@ def run(arguments: argparse.Namespace) -> int:
                 f"{flag} {address}: port 0 is not possible here, because both programs must know the port"
             )
         _refuse_taken(address, flag)
+    if listen == registry_listen:
+        raise ConfigurationError(f"--listen and --registry-listen are both {listen}; give one of them another port")
     set_up = SetUp(arguments.folder.absolute(), realm=f"http://{_client_host(listen)}/token")
     login = (
         _first_login(set_up, registry_listen) if not set_up.config.exists() else _next_login(set_up, registry_listen)
     )
     config = load_config(set_up.config)
+    _refuse_moved(set_up)
     _refuse_other_port(config, listen)
     registry_failed = threading.Event()
     with stopped_by_signal(_STOPPING), _registry(set_up, registry_listen, registry_failed):
@@ -206,6 +211,16 @@ def _refuse_other_port(config: Config, listen: HostPort) -> None:
         raise ConfigurationError(
             f"{config.path} sends clients to {config.issuer.realm}, but the issuer would listen on {listen}; "
             f"use --listen {listen.host}:{realm.port}, or another folder"
+        )
+
+
+def _refuse_moved(set_up: SetUp) -> None:
+    found = re.search(r'^\s*rootcertbundle: "?(?P<folder>.*)/auth\.crt"?\s*$', read_text(set_up.registry), re.MULTILINE)
+    if found is not None and Path(found["folder"]) != set_up.folder:
+        old, new, file = (shlex.quote(str(each)) for each in (found["folder"], set_up.folder, set_up.registry))
+        raise ConfigurationError(
+            f"{set_up.registry} names files in {found['folder']}: the folder has been moved; change the names: "
+            f"sed -i s={old}/={new}/=g {file}"
         )
 
 

@@ -17,6 +17,7 @@ from tokenissuer.monitoring.log import LogFormat, log_to_stderr
 from tokenissuer.monitoring.metrics import serve_metrics
 from tokenissuer.net import HostPort
 from tokenissuer.serving.listener import Listener, inherited_sockets, open_sockets
+from tokenissuer.serving.notify import notify
 from tokenissuer.serving.reload import ReloadingApplication
 
 DEFAULT_LISTEN: Final = HostPort("127.0.0.1", 5001)
@@ -106,6 +107,7 @@ class Server:
                 ending.callback(signal.signal, signal.SIGHUP, before)
             with listener.stopped_by(*self.stopped_by):
                 _log.info("serving %s on %s", self.path, addresses)
+                notify(f"serving {self.path} on {addresses}", is_ready=True)
                 listener.run()
 
 

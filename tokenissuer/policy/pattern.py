@@ -42,6 +42,11 @@ def _codes(letters: str, *, is_start: bool) -> list[str]:
     return ["0", *codes] if codes and is_start else codes
 
 
+def _path_of(group: str) -> str:
+    """Return what `{group}` stands for: a group `github:org/app` is the path behind the colon."""
+    return group.rpartition(":")[2]
+
+
 class NamePattern:
     """A pattern for names of accounts or groups: `*` stands for any characters, everything else for itself.
 
@@ -62,8 +67,8 @@ class Glob:
 
     `*` stands for any characters within a path segment. `**`, alone between slashes, stands for any number of
     segments; at the end for at least one, so that `team/**` is everything below `team`. `{account}` stands for the
-    caller's name as `account_path` writes it, `{group}` for the caller's groups, letter by letter; never for a pattern.
-    A group `a/b` is two segments. Matching takes linear time.
+    caller's name as `account_path` writes it, `{group}` for the caller's groups, letter by letter, without a prefix up
+    to a colon; never for a pattern. A group `a/b` is two segments. Matching takes linear time.
 
     Raises:
         ValueError: if the text is not such a pattern; it says why.
@@ -105,7 +110,7 @@ class Glob:
         if not self.names_groups:
             return _match_segments(_filled(self._segments, {"{account}": path}), segments)
         return any(
-            _match_segments(_filled(self._segments, {"{account}": path, "{group}": group}), segments)
+            _match_segments(_filled(self._segments, {"{account}": path, "{group}": _path_of(group)}), segments)
             if group
             else self._with_any_group.matches(name, account, ())
             for group in groups

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from tokenissuer.config import THREADS, Running, file_stamps, load_config
 from tokenissuer.errors import ConfigurationError
 from tokenissuer.monitoring.metrics import RELOADS
+from tokenissuer.serving.notify import notify
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -133,6 +134,7 @@ class ReloadingApplication:
         self._replaced.append((time.monotonic() + CLOSE_AFTER, before))
         self._running.health.probe()
         _log.info("reloaded %s and the files that it names", self._path, extra={"security": "reload"})
+        notify(f"reloaded {self._path}")
         if self._running.key_id != before.key_id:
             _log.warning(
                 "tokens are signed with the key %s from now on, until now with %s",
@@ -157,6 +159,7 @@ class ReloadingApplication:
         if trouble != self._trouble:
             RELOADS.labels("failed").inc()
             _log.error("%s; the previous configuration stays in force", trouble, extra={"security": "reload_failed"})
+            notify(f"{trouble}; the previous configuration stays in force")
         self._trouble = trouble
 
     def _close_replaced(self, now: float) -> None:

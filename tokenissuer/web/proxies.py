@@ -67,16 +67,20 @@ class TrustedProxies:
     def _key(self) -> str:
         return "HTTP_X_FORWARDED_FOR" if self.header == X_FORWARDED_FOR else "HTTP_FORWARDED"
 
-    def overlooks(self, environ: Mapping[str, Any]) -> bool:
-        """Whether a proxy on this machine names its clients but is not trusted: all of them then have one address.
+    def overlooked(self, environ: Mapping[str, Any]) -> str:
+        """Return a peer that seems to be a proxy and is not trusted: all its clients then have one address.
 
         Args:
             environ: the WSGI environment.
+
+        Returns:
+            What `trusted_proxies` would have to name; empty if there is no such peer.
         """
         if not environ.get("HTTP_X_FORWARDED_FOR") and not environ.get("HTTP_FORWARDED"):
-            return False
+            return ""
         address = parse_address(environ.get("REMOTE_ADDR", ""))
-        return (address is None or address.is_loopback) and not self._trusts(address)
+        is_inner = address is None or address.is_private or address.is_loopback
+        return (UNIX if address is None else str(address)) if is_inner and not self._trusts(address) else ""
 
     def _trusts(self, address: IPAddress | None) -> bool:
         if address is None:
