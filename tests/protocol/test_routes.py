@@ -55,7 +55,7 @@ class OnlyBob(Backend):
     def authenticate(self, username: str, password: str) -> Account:
         if (username, password) != ("bob", "pw"):
             raise InvalidCredentials
-        return Account(username)
+        return Account(username, advice="ask for a right")
 
 
 def plain(answer: TokenAnswer) -> None:
@@ -217,15 +217,31 @@ def test_without_the_key_no_site_may(realm_client: RealmClient) -> None:
     assert "Vary" not in answer.headers
 
 
-@pytest.mark.parametrize("header", ["HTTP_SEC_FETCH_MODE", "HTTP_ORIGIN"])
-def test_a_browser_is_asked_to_log_in_and_docker_is_not(client: Client, header: str) -> None:
-    """A browser opens its box only for 401 with a challenge; docker shows the words of the 403."""
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [("HTTP_SEC_FETCH_MODE", "navigate"), ("HTTP_ORIGIN", "null"), ("HTTP_USER_AGENT", "Mozilla/5.0 (X11; Linux)")],
+)
+def test_a_browser_is_asked_to_log_in_and_docker_is_not(
+    client: Client, caplog: pytest.LogCaptureFixture, header: str, value: str
+) -> None:
+    """A browser opens its box only for 401 with a challenge. Docker shows the words of the 403. The log has one word."""
+    caplog.set_level(logging.INFO)
     path = "/token?scope=repository:private/app:pull"
-    browser, docker = client.ask(path, method="GET", body=None, **{header: "navigate"}), client.ask(path)
+    browser = client.ask(path, method="GET", body=None, **{header: value})
+    docker = client.ask(path, HTTP_USER_AGENT="docker/29.0")
     assert (browser.status, docker.status) == (401, 403)
     assert browser.headers["WWW-Authenticate"].startswith("Basic realm=")
     assert "WWW-Authenticate" not in docker.headers
     plain(browser)
+    assert [getattr(record, "security", "") for record in caplog.records] == ["denied", "denied"]
+
+
+def test_a_browser_with_a_login_is_not_asked_again(realm_client: RealmClient) -> None:
+    """It would ask its user for ever."""
+    client = realm_client("https://a.example/token")
+    answer = client.ask("/token?scope=repository:a:pull", HTTP_AUTHORIZATION=BOB, HTTP_ORIGIN="null")
+    assert answer.status == 403
+    assert "WWW-Authenticate" not in answer.headers
 
 
 @pytest.mark.parametrize("method", ["HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "get", "BREW"])

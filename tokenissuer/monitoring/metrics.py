@@ -124,7 +124,7 @@ def observe_backend(backend: str, question: str, seconds: float) -> None:
 
 def observe_request(exchange: Exchange) -> None:
     """Count one request and what came of it."""
-    outcome = _OUTCOMES.get(exchange.status, "invalid")
+    outcome = _OUTCOMES.get(exchange.outcome, "invalid")
     _bound(REQUESTS, exchange.endpoint, outcome).inc()
     _bound(REQUEST_SECONDS, exchange.endpoint).observe(exchange.seconds)
     result = exchange.result

@@ -16,8 +16,9 @@ from tokenissuer.errors import InternalError, LoopDetected, MethodNotAllowed, No
 from tokenissuer.service import TokenService
 from tokenissuer.web import routes
 from tokenissuer.web.browsers import PREFLIGHT, AllowedOrigins, for_browser
+from tokenissuer.web.probe import PROBE_VARIABLE, probe_arrival
 from tokenissuer.web.protocol import error_response, json_response, read_revocation, read_token_request, token_response
-from tokenissuer.web.proxies import NO_PROXIES, TrustedProxies
+from tokenissuer.web.proxies import NO_PROXIES, UNIX, TrustedProxies
 from tokenissuer.web.record import Exchange, LogLine
 from tokenissuer.web.routes import Addresses
 
@@ -28,6 +29,9 @@ _Page = Callable[["WSGIEnvironment", Exchange], Response]
 
 #: The header `X-Tokenissuer`: a backend sends it where an account source may have a token endpoint of the same path.
 LOOP_VARIABLE: Final = "HTTP_X_TOKENISSUER"
+
+#: Peers that are named because they seem to be proxies.
+_MAX_OVERLOOKED: Final = 20
 
 _requests: Final = logging.getLogger("tokenissuer.requests")
 _log: Final = logging.getLogger("tokenissuer")
@@ -58,7 +62,7 @@ class Application:
         self._proxies: Final = proxies
         self._ready: Final = ready
         self._observe: Final = observe
-        self._has_warned = False
+        self._overlooked: Final[set[str]] = set()
         # A prefix and a number: unique without asking the kernel for random bytes each time.
         self._id_prefix: Final = secrets.token_hex(5)
         self._numbers: Final = itertools.count(1)
@@ -110,11 +114,13 @@ class Application:
         try:
             exchange.endpoint, page = self._route(environ)
             if self._origins is not None and self._origins.is_preflight(environ):
+                exchange.endpoint = "preflight"
                 return json_response({}, 200, PREFLIGHT)
             return page(environ, exchange)
         except RequestError as error:
-            exchange.result = for_browser(error, environ)
-            return error_response(exchange.result, self._service.issuer.name)
+            exchange.result = error
+            is_login = exchange.request is not None and exchange.request.credentials is not None
+            return error_response(error if is_login else for_browser(error, environ), self._service.issuer.name)
         except Exception as error:
             # Only the place and the kind: the text of a plug-in's exception may have what the client sent.
             where = "".join(traceback.format_list(traceback.extract_tb(error.__traceback__)))
@@ -135,6 +141,8 @@ class Application:
     def _token(self, environ: WSGIEnvironment, exchange: Exchange) -> Response:
         if LOOP_VARIABLE in environ:
             raise LoopDetected
+        if PROBE_VARIABLE in environ and (arrival := probe_arrival(environ, self._service.issuer, self._proxies)):
+            return json_response(arrival)
         exchange.request = read_token_request(environ, self._proxies)
         exchange.result = response = self._service.respond(exchange.request)
         return token_response(response)
@@ -148,12 +156,14 @@ class Application:
         return {"status": "ready"}
 
     def _warn(self, environ: WSGIEnvironment) -> None:
-        if not self._has_warned and self._proxies.overlooks(environ):
-            self._has_warned = True
+        proxy = self._proxies.overlooked(environ)
+        if proxy and proxy not in self._overlooked and len(self._overlooked) < _MAX_OVERLOOKED:
+            self._overlooked.add(proxy)
             _log.warning(
-                "a proxy on this machine names its clients, but [server] trusted_proxies does not name the proxy: "
-                "all of them count as one address, for [throttle], `networks` and this log; add '%s'",
-                environ.get("REMOTE_ADDR") or "unix",
+                "%s names its clients like a proxy, but [server] trusted_proxies does not name it: all of them count "
+                "as one address, for [throttle], `networks` and this log; if it is your proxy, add '%s'",
+                "a peer on a Unix socket" if proxy == UNIX else proxy,
+                proxy,
             )
 
 

@@ -56,13 +56,18 @@ PREFLIGHT: Final[Headers] = (
 
 
 def for_browser(error: RequestError, environ: Mapping[str, Any]) -> RequestError:
-    """Return the error for whoever asks: a browser opens its login box only for 401, docker must get 403.
+    """Return the error for somebody without a login: a browser opens its box only for 401, docker must get 403.
 
     Args:
         error: what went wrong.
-        environ: the request; browsers send headers of their own, https://www.w3.org/TR/fetch-metadata/.
+        environ: the request. Browsers send headers of their own, https://www.w3.org/TR/fetch-metadata/, but to a name
+            without TLS only the User-Agent.
     """
-    is_browser = "HTTP_SEC_FETCH_MODE" in environ or "HTTP_ORIGIN" in environ
+    is_browser = (
+        "HTTP_SEC_FETCH_MODE" in environ
+        or "HTTP_ORIGIN" in environ
+        or environ.get("HTTP_USER_AGENT", "").startswith("Mozilla/")
+    )
     if isinstance(error, AccessDenied) and is_browser:
         return LoginRequired(error.description, reason=error.reason)
     return error

@@ -56,7 +56,12 @@ class Exchange:
             return "denied" if self.denied else ""
         if self.endpoint == "revoke" and self.status == 200:
             return "session_revoked"
-        return _SECURITY.get(self.status, "")
+        return _SECURITY.get(self.outcome, "")
+
+    @property
+    def outcome(self) -> int:
+        """The status of what happened: a browser that is asked to log in reads another one."""
+        return self.result.status if isinstance(self.result, RequestError) else self.status
 
     @property
     def denied(self) -> str:
