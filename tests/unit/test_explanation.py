@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import jwt
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +21,7 @@ from tokenissuer.errors import ConfigurationError
 from tokenissuer.policy import Caller, Policy, Rule
 from tokenissuer.policy.explanation import explain
 from tokenissuer.scope import Access
+from tokenissuer.signing.keys import KeyForm, KeyType, SigningKey, generate_private_key, self_signed_certificate
 
 ACCESS = """
 [[access]]
@@ -205,3 +210,52 @@ def test_a_token_can_be_signed_by_hand(run: Run, config: Path) -> None:
     assert "repository:team/app:pull" in err
     failed(run("token", "--service", "x", "--config", config), "served here")
     failed(run("token", "x", "--config", config), "is not a scope")
+
+
+def test_a_token_is_read_and_tried(run: Run, config: Path, typed: Callable[[str | bytes], None]) -> None:
+    """What it allows, who accepts it until when, and why somebody does not."""
+    _, token, _ = run("token", "--account", "alice", "repository:team/app:pull", "--config", config)
+    typed(token)
+    code, out, _ = run("inspect", "--config", config)
+    assert code == 0
+    assert "allows    repository:team/app:pull" in out
+    assert "subject   'alice'" in out
+    assert f"accepted  by registries that have {config.parent / 'auth.crt'}, until 20" in out
+    assert token.strip() not in out
+    other = config.parent / "other.crt"
+    private = generate_private_key(KeyType.RSA)
+    other.write_bytes(self_signed_certificate(private, "other", time.time()).public_bytes(Encoding.PEM))
+    typed(token)
+    code, out, _ = run("inspect", "--bundle", other, "--config", config)
+    assert code == 1
+    assert f"refused   no key of {other} has signed it" in out
+
+
+@pytest.mark.parametrize(
+    ("claims", "says"),
+    [
+        ({"iss": "x "}, "the issuer is 'x '; [issuer] name is"),
+        ({"aud": "x"}, "it is for 'x'; [issuer] services are"),
+        ({"exp": 1}, "it has ended,"),
+        ({"nbf": 9_000_000_000, "exp": 9_999_999_999}, "it begins in"),
+        ({"exp": "soon"}, "no times that a registry can read"),
+    ],
+)
+def test_a_token_that_no_registry_accepts_says_why(
+    run: Run, config: Path, typed: Callable[[str | bytes], None], key: SigningKey, claims: dict[str, Any], says: str
+) -> None:
+    """One line for each reason."""
+    issuer = load_config(config).issuer
+    good = {"iss": issuer.name, "aud": issuer.services[0], "exp": 9_999_999_999}
+    header = key.header(KeyForm.X5C)
+    typed(jwt.encode({**good, "access": [], **claims}, key.private, algorithm=key.algorithm, headers=header))
+    code, out, _ = run("inspect", "--config", config)
+    assert code == 1
+    refused = [line for line in out.splitlines() if line.startswith("refused")]
+    assert says in refused[0]
+
+
+def test_what_is_no_token_is_not_shown(run: Run, config: Path, typed: Callable[[str | bytes], None]) -> None:
+    """It may be a password."""
+    typed("planted.secret")
+    assert "planted" not in failed(run("inspect", "--config", config), "standard input is not a token")

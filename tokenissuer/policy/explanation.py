@@ -79,7 +79,7 @@ def explain(
 def _nearest(rules: Iterable[Rule], caller: Caller, access: Access, action: str) -> tuple[Obstacle, ...]:
     found = []
     for rule in rules:
-        could_allow = rule.catalog if access.is_catalog else action in rule.actions
+        could_allow = rule.catalog and action in CATALOG_ACTIONS if access.is_catalog else action in rule.actions
         if rule.deny or not could_allow:
             continue
         reasons = tuple(_REASONS[key](rule, caller, access) for key in rule.obstacles(caller, access))
