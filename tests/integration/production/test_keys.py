@@ -145,7 +145,7 @@ def test_a_new_key_while_people_push_and_pull(
 
 
 def sign_key(host: Host, folder: Path, number: int) -> None:
-    """Make a key whose certificate the authority in the folder signs; the commands are those of docs/production.md."""
+    """Make a key whose certificate the authority in the folder signs; the commands are those of docs/keys.md."""
     openssl = host.program("openssl", "install openssl")
     if number == 1:
         host.run(
