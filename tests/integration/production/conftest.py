@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import datetime
 import http.client
+import importlib.resources
 import ipaddress
 import json
 import os
@@ -418,7 +419,8 @@ class Production:
             for path in (folder / "conf", *(folder / "conf").iterdir()):
                 shutil.chown(path, "www-data", "www-data")
         home = folder / "conf" if user else issuer.folder
-        shutil.copy(CONF / "tokenissuer.wsgi", python_home / "tokenissuer.wsgi")
+        script = importlib.resources.files("tokenissuer.cli") / "templates" / "tokenissuer.wsgi"
+        (home / "tokenissuer.wsgi").write_bytes(script.read_bytes())
         site = fill_in(
             (CONF / "apache.conf").read_text(),
             {
@@ -429,8 +431,8 @@ class Production:
                 "user=tokenissuer group=tokenissuer ": "",
                 "python-home=/opt/tokenissuer": f"python-home={python_home}",
                 "home=/etc/tokenissuer": f"home={home}",
-                "/opt/tokenissuer/tokenissuer.wsgi": str(python_home / "tokenissuer.wsgi"),
-                "<Directory /opt/tokenissuer>": f"<Directory {python_home}>",
+                "/etc/tokenissuer/tokenissuer.wsgi": str(home / "tokenissuer.wsgi"),
+                "<Directory /etc/tokenissuer>": f"<Directory {home}>",
                 "http://127.0.0.1:5000/": f"http://{registry}/",
             },
         )
@@ -443,6 +445,13 @@ class Production:
         # The folder that is in force: what a test changes, it must change there.
         issuer.folder = home
         front.server = self.host.start("apache", *command, "-DFOREGROUND")
+        front.server.wait_for(lambda: answered(front))
+        return front
+
+    def proxy(self, issuer: Issuer, port: int, path: str, *command: str, env: Mapping[str, str] | None = None) -> Front:
+        """A proxy that ends TLS, with a file that has been filled in."""
+        front = Front(issuer, port, path, self.authority)
+        front.server = self.host.start(Path(command[0]).name, *command, env=env)
         front.server.wait_for(lambda: answered(front))
         return front
 
