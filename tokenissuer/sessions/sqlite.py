@@ -180,9 +180,13 @@ class SqliteStore(Store):
         if self._connection is None:
             self._make()
             connection = sqlite3.connect(self._path, timeout=_TIMEOUT, isolation_level=None, check_same_thread=False)
-            _switch_to_wal(connection)
-            # What has been acknowledged survives a power failure, too.
-            connection.execute("PRAGMA synchronous = FULL")
+            try:
+                _switch_to_wal(connection)
+                # What has been acknowledged survives a power failure, too.
+                connection.execute("PRAGMA synchronous = FULL")
+            except BaseException:
+                connection.close()
+                raise
             self._connection = connection
         return self._connection
 
