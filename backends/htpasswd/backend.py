@@ -96,6 +96,8 @@ class HtpasswdBackend(Backend):
         Raises:
             InvalidCredentials: if it is no longer in the file.
         """
+        if name in self._passwords.unusable:
+            raise InvalidCredentials(reason=self._passwords.unusable[name])
         if name not in self._hashes:
             raise InvalidCredentials(reason="the name is no longer in the password file")
         return self._account(name)

@@ -25,6 +25,7 @@ ROOMS = [
     {"monitoring"},
     {"config"},
     {"serving"},
+    {"doctor"},
     {"wsgi", "testing", "cli", "__init__"},
     {"__main__"},
 ]

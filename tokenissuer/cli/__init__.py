@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from tokenissuer.cli import check, explain, init, keys, passwd, quickstart, serve, sessions, token
+from tokenissuer.cli import check, doctor, explain, init, inspect, keys, passwd, quickstart, serve, sessions, token
 from tokenissuer.errors import TokenIssuerError
 
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_COMMANDS = (quickstart, init, serve, check, explain, passwd, keys, sessions, token)
+_COMMANDS = (quickstart, init, serve, check, doctor, explain, inspect, passwd, keys, sessions, token)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -284,10 +284,15 @@ def _read_form(environ: WSGIEnvironment) -> Sequence[tuple[str, str]]:
     if content_type not in ("", _FORM_TYPE):
         raise InvalidRequest(f"send the form as {_FORM_TYPE}")
     # As Latin-1 every byte stays what it is until each value is decoded by itself.
-    return _decode_pairs(_read_body(environ).decode("latin-1"))
+    return _decode_pairs(read_body(environ).decode("latin-1"))
 
 
-def _read_body(environ: WSGIEnvironment) -> bytes:
+def read_body(environ: WSGIEnvironment) -> bytes:
+    """Return the body of a request, however its length is given.
+
+    Raises:
+        InvalidRequest, ContentTooLarge, LengthRequired: if it cannot be read.
+    """
     body = environ["wsgi.input"]
     length = environ.get("CONTENT_LENGTH", "")
     if length:
