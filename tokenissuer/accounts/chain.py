@@ -50,12 +50,18 @@ class Chain:
         """
         _check("user name", username, MAX_NAME_LENGTH)
         _check("password", password, MAX_PASSWORD_LENGTH)
+        unknown = []
         for backend in self.backends:
             try:
                 return Login(backend.authenticate(username, password), backend)
-            except UnknownAccount:
-                continue
-        raise InvalidCredentials(reason="no backend knows the name")
+            except UnknownAccount as error:
+                unknown.append(error)
+        reasons = "; ".join(dict.fromkeys(error.reason for error in unknown if error.reason))
+        raise InvalidCredentials(
+            reason=f"no backend knows the name{f' ({reasons})' if reasons else ''}",
+            # A machine's token is no guess for any of them.
+            is_guess=all(error.is_guess for error in unknown),
+        )
 
     def lookup(self, backend_name: str, name: str, password: str) -> Login:
         """Find an account again, for a refresh token.
