@@ -20,7 +20,7 @@ from tokenissuer.accounts.chain import Chain
 from tokenissuer.accounts.limit import Threads
 from tokenissuer.accounts.refusals import Refusals
 from tokenissuer.accounts.throttle import Throttle, ThrottleOptions
-from tokenissuer.diagnosis import Finding, Findings, Severity, control_findings, secret_findings
+from tokenissuer.diagnosis import Finding, Findings, Severity, control_findings, log_findings, secret_findings
 from tokenissuer.errors import ConfigurationError
 from tokenissuer.monitoring.health import Health
 from tokenissuer.monitoring.metrics import (
@@ -177,6 +177,17 @@ class Config:
         """Return how tokens name their key, for the services where the configuration says so."""
         return {service: KeyForm(form) for service, form in self.signing.key_forms.items()}
 
+    def make_issuer(self, key: SigningKey, forms: Mapping[str, KeyForm] | None = None) -> Issuer:
+        """Return what signs tokens as this configuration says.
+
+        Args:
+            key: signs.
+            forms: how tokens name their key for each service, if not as the configuration says.
+        """
+        issuer = self.issuer
+        forms = self.key_forms() if forms is None else forms
+        return Issuer(issuer.name, key, issuer.lifetime, forms, issuer.reuse, issuer.max_size)
+
     def open_refresh(self) -> RefreshTokens | None:
         """Open the session store; None if no refresh tokens are issued.
 
@@ -217,9 +228,7 @@ class Config:
             raise ConfigurationError(f"{self.path}: {'; '.join(failed)}")
         key = self.load_key()
         _with_place(str(self.signing.certificate), lambda: key.expiry(time.time()))
-        issuer = Issuer(
-            self.issuer.name, key, self.issuer.lifetime, self.key_forms(), self.issuer.reuse, self.issuer.max_size
-        )
+        issuer = self.make_issuer(key)
         with ExitStack() as undo:
             parts = _Parts(before, undo)
             waiting = parts.get(("threads", threads), lambda: Threads(threads))
@@ -254,12 +263,9 @@ class Config:
         """Write to the log what rules and account files say that cannot be meant."""
         listings = {cached.name: cached.backend.listing() for cached in backends}
         for name, listing in listings.items():
-            unusable = listing.unusable if listing else {}
-            UNUSABLE_ACCOUNTS.labels(name).set(len(unusable))
-            for account, reason in unusable.items():
-                _log.warning("backend '%s': the account '%s' cannot log in: %s", name, account, reason)
-        for finding in name_findings(self.rules, known_names(listings)):
-            _log.warning("%s: %s; %s", finding.subject, finding.fact, finding.remedy)
+            UNUSABLE_ACCOUNTS.labels(name).set(len(listing.unusable) if listing else 0)
+            log_findings(_log, unusable_findings(name, listing))
+        log_findings(_log, name_findings(self.rules, known_names(listings)))
 
     def groups_wanted(self, backend: str) -> frozenset[str] | None:
         """Return the groups of this backend that access rules name; None if any group may matter."""
@@ -435,6 +441,12 @@ class _Parts:
         self._undo.callback(close, value)
         self.made.append(Part(source, value, lambda: close(value)))
         return value
+
+
+def unusable_findings(backend: str, listing: Listing | None) -> Findings:
+    """Report the accounts of a backend that can never log in."""
+    for name, reason in listing.unusable.items() if listing else ():
+        yield Finding(Severity.WARNING, f"backend '{backend}'", f"the account '{name}' cannot log in: {reason}")
 
 
 def known_names(listings: Mapping[str, Listing | None]) -> Mapping[str, KnownNames | None]:

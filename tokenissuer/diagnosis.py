@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from time import monotonic
+from typing import Final
+
+# What moves the cursor, ends a line or hides text.
+_UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def one_line(text: str) -> str:
+    """Return a text as one line for a terminal or a log, whatever a file or a user has written."""
+    return _UNPRINTABLE.sub("?", text)
 
 
 class Severity(StrEnum):
@@ -37,12 +48,25 @@ class Finding:
     remedy: str = ""
     seconds: float | None = None
 
-    def __str__(self) -> str:
+    @property
+    def text(self) -> str:
+        """Everything but the severity, in one line."""
         took = "" if self.seconds is None else f" ({self.seconds * 1000:.1f} ms)"
-        return f"{self.severity}: {self.subject}: {self.fact}{took}{'; ' if self.remedy else ''}{self.remedy}"
+        return one_line(f"{self.subject}: {self.fact}{took}{'; ' if self.remedy else ''}{self.remedy}")
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.text}"
 
 
 Findings = Iterator[Finding]
+
+_LEVELS: Final = {Severity.ERROR: logging.ERROR, Severity.WARNING: logging.WARNING, Severity.INFO: logging.INFO}
+
+
+def log_findings(log: logging.Logger, findings: Iterable[Finding]) -> None:
+    """Write findings to the log, each at its own level."""
+    for finding in findings:
+        log.log(_LEVELS[finding.severity], "%s", finding.text)
 
 
 @dataclass(slots=True)
@@ -69,7 +93,7 @@ def secret_findings(path: Path, content: str) -> Findings:
             Severity.ERROR,
             str(path),
             f"others can read or change {content} (mode {mode:04o})",
-            f"run: chmod 0600 {path}",
+            f"run: chmod o-rwx,g-w {path}",
         )
 
 

@@ -25,7 +25,7 @@ from tokenissuer.errors import (
     UnsupportedGrantType,
 )
 from tokenissuer.net import IPAddress
-from tokenissuer.policy import REPOSITORY_ACTIONS, Caller, Decision, Policy
+from tokenissuer.policy import Caller, Decision, Policy
 from tokenissuer.scope import Access
 from tokenissuer.sessions.tokens import Client, RefreshTokens, is_refresh_token
 from tokenissuer.signing.issuer import AccessToken, Issuer
@@ -230,7 +230,7 @@ class TokenService:
             # No backend is asked about what the rules have decided: it may be down, or slow. For an anonymous caller it
             # is asked about a few repositories only: else anybody could take all of its time.
             is_open = access.is_repository and not access.actions <= decision.allowed | decision.denied
-            if self.chain.grants and is_open and (login is not None or asked < MAX_ANONYMOUS_REPOSITORIES):
+            if self.chain.may_grant and is_open and (login is not None or asked < MAX_ANONYMOUS_REPOSITORIES):
                 asked += 1
                 if spent > MAX_GRANTS_SECONDS:
                     raise BackendUnavailable("the account source is too slow for all that is requested")
@@ -255,21 +255,8 @@ class TokenService:
         if login is None and self._throttle is not None:
             question = f"{access.name}:{sorted(access.actions)}"
             ask = self._throttle.ask_for_anonymous
-            return ask(question, caller.address, lambda: self._backend_grants(None, access))
-        return self._backend_grants(login, access)
-
-    def _backend_grants(self, login: Login | None, access: Access) -> frozenset[str]:
-        granted: frozenset[str] = frozenset()
-        if login is not None:
-            granted = login.backend.grants(login.account, access)
-        # What a backend grants to everyone, it grants also to who has logged in with another one.
-        for backend in self.chain.backends:
-            if access.actions <= granted:
-                break
-            if login is None or backend is not login.backend:
-                granted |= backend.grants(None, access)
-        # A plug-in may grant only the actions that a registry knows.
-        return granted & REPOSITORY_ACTIONS
+            return ask(question, caller.address, lambda: self.chain.grants(None, access))
+        return self.chain.grants(login, access)
 
 
 def _client(request: TokenRequest, service: str) -> Client:

@@ -123,7 +123,7 @@ class HtpasswdBackend(Backend):
                 Severity.ERROR,
                 subject,
                 f"others can read or change the password hashes (mode {mode:04o})",
-                f"run: chmod 0600 {subject}",
+                f"run: chmod o-rwx,g-w {subject}",
             )
         groups = self._options.groups
         if groups is not None and (group_mode := stat.S_IMODE(groups.stat().st_mode)) & (stat.S_IWOTH | stat.S_IWGRP):
@@ -131,7 +131,7 @@ class HtpasswdBackend(Backend):
                 Severity.ERROR,
                 str(groups),
                 f"others can make themselves members of any group (mode {group_mode:04o})",
-                f"run: chmod 0644 {groups}",
+                f"run: chmod go-w {groups}",
             )
         for line in self._passwords.ignored[:_MAX_FINDINGS]:
             yield Finding(Severity.WARNING, subject, line)

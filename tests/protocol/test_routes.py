@@ -224,7 +224,7 @@ def test_without_the_key_no_site_may(realm_client: RealmClient) -> None:
 def test_a_browser_is_asked_to_log_in_and_docker_is_not(
     client: Client, caplog: pytest.LogCaptureFixture, header: str, value: str
 ) -> None:
-    """A browser opens its box only for 401 with a challenge. Docker shows the words of the 403. The log has one word."""
+    """A browser opens its box only for 401 with a challenge. Docker shows the words of a 403. The log has one word."""
     caplog.set_level(logging.INFO)
     path = "/token?scope=repository:private/app:pull"
     browser = client.ask(path, method="GET", body=None, **{header: value})

@@ -301,8 +301,8 @@ def broken_line(folder: Path) -> None:
 
 
 FINDINGS: dict[str, tuple[Callable[[Path], object], str, str]] = {
-    "key-mode": (lambda f: (f / "auth.key").chmod(0o644), "error: ", "chmod 0600"),
-    "password-file-mode": (lambda f: (f / "users.htpasswd").chmod(0o644), "error: ", "chmod 0600"),
+    "key-mode": (lambda f: (f / "auth.key").chmod(0o644), "error: ", "chmod o-rwx,g-w"),
+    "password-file-mode": (lambda f: (f / "users.htpasswd").chmod(0o644), "error: ", "chmod o-rwx,g-w"),
     "missing-key": (lambda f: (f / "auth.key").unlink(), "error: [signing]: ", "No such file"),
     "missing-password-file": (
         lambda f: (f / "users.htpasswd").unlink(),

@@ -134,6 +134,14 @@ def test_a_backend_finds_the_real_account(run: Run, config: Path) -> None:
     assert code == 0
     assert "groups: dev" in out
     failed(run(*arguments, "--account", "mallory", "--config", config), "no longer in the password file", "--group")
+    # Without --backend each is asked, and one that nobody has is told.
+    arguments = ("explain", "--address", "10.1.1.1", "repository:team/app:pull", "--config", config)
+    code, out, _ = run(*arguments, "--account", "alice")
+    assert code == 0
+    assert "account 'alice' of backend 'htpasswd', groups: dev" in out
+    code, out, _ = run(*arguments, "--account", "mallory")
+    assert code == 1
+    assert "note: the account was not found, so it has no groups here" in out
 
 
 @pytest.mark.parametrize(
@@ -144,7 +152,7 @@ def test_a_backend_finds_the_real_account(run: Run, config: Path) -> None:
         (["repository:team/app:"], "is not a scope such as"),
         (["--group", "dev", "repository:a:pull"], "need --account"),
         (["--account", "a", "--address", "x", "repository:a:pull"], "not an address"),
-        (["--account", "a", "--service", "x", "repository:a:pull"], "served here"),
+        (["--account", "a", "--service", "x", "repository:a:pull"], "'x' is not in [issuer] services; known:"),
         (["--account", "a", "--backend", "x", "repository:a:pull"], "no backend 'x'"),
     ],
 )
@@ -208,7 +216,7 @@ def test_a_token_can_be_signed_by_hand(run: Run, config: Path) -> None:
     assert out.count(".") == 2
     assert "has signed a token by hand: account 'alice'" in err
     assert "repository:team/app:pull" in err
-    failed(run("token", "--service", "x", "--config", config), "served here")
+    failed(run("token", "--service", "x", "--config", config), "'x' is not in [issuer] services")
     failed(run("token", "x", "--config", config), "is not a scope")
 
 

@@ -572,7 +572,7 @@ def test_check_names_readers_and_members_who_are_nobody(file: Path) -> None:
     groups = file.with_name("groups")
     groups.write_text("dev: ghost\n")
     texts = [str(finding) for finding in opened(file, groups).diagnose()]
-    assert any("mode 0644" in text and "chmod 0600" in text for text in texts)
+    assert any("mode 0644" in text and "chmod o-rwx,g-w" in text for text in texts)
     assert any("'ghost'" in text for text in texts)
     assert len(texts) == 2
 

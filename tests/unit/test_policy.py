@@ -536,6 +536,13 @@ def test_no_two_accounts_have_the_same_path(name: str) -> None:
     assert Access("repository", path, frozenset()).is_repository or len(path) > 255
 
 
+def test_a_decision_for_one_backend_is_not_remembered_for_another() -> None:
+    """A plug-in may give out the same object for accounts of both."""
+    policy = Policy([rule(everyone=False, authenticated=True, backends=frozenset({"people"}))])
+    assert policy.decide(Caller(ALICE, "r", None, "people"), asked()).allowed
+    assert not policy.decide(Caller(ALICE, "r", None, "robots"), asked()).allowed
+
+
 @pytest.mark.parametrize("who", ["everyone", "groups", "accounts"])
 def test_many_rules_cost_no_more_than_those_that_may_matter(monkeypatch: pytest.MonkeyPatch, who: str) -> None:
     """Ten thousand rules, and forty scopes: only the rules for the caller and the first part of the name are tried."""

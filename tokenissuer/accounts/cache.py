@@ -23,9 +23,7 @@ from tokenissuer.errors import (
     BackendUnavailable,
     InternalError,
     InvalidCredentials,
-    QuotaExceeded,
     RequestError,
-    UnknownAccount,
 )
 from tokenissuer.options import option
 from tokenissuer.scope import Access
@@ -112,13 +110,12 @@ class _Call(Generic[T]):
 
 def _copy(error: BaseException) -> RequestError:
     """Return a new error that says the same: the original holds a traceback, and with it the password."""
-    if isinstance(error, BackendUnavailable):
-        kind_of = QuotaExceeded if isinstance(error, QuotaExceeded) else BackendUnavailable
-        return kind_of(error.reason, retry_after=error.retry_after, description=error.description)
-    if isinstance(error, InvalidCredentials):
-        kind = UnknownAccount if isinstance(error, UnknownAccount) else InvalidCredentials
-        return kind(error.description, reason=error.reason, is_guess=error.is_guess)
-    return InternalError(reason="an identical request failed with an internal error")
+    if not isinstance(error, RequestError):
+        return InternalError(reason="an identical request failed with an internal error")
+    copied = type(error).__new__(type(error))
+    copied.args = error.args
+    copied.__dict__.update(error.__dict__)
+    return copied
 
 
 class Cache(Generic[T]):
@@ -172,12 +169,6 @@ class Cache(Generic[T]):
                 return self.remembered(question)
             first = self._calls.setdefault(question, mine)
         return self._run(question, call, mine) if first is mine else first.result(seconds)
-
-    def forget(self, question: Hashable) -> None:
-        """Ask again next time."""
-        with self._lock:
-            self._answers.pop(question, None)
-            self._refusals.pop(question, None)
 
     def _run(self, question: Hashable, call: Callable[[], T], mine: _Call[T]) -> T:
         asked = time.monotonic()

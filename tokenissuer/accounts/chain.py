@@ -10,6 +10,8 @@ from typing import Final
 from tokenissuer.accounts.backend import Account
 from tokenissuer.accounts.cache import CachedBackend
 from tokenissuer.errors import ConfigurationError, InvalidCredentials, UnknownAccount
+from tokenissuer.policy import REPOSITORY_ACTIONS
+from tokenissuer.scope import Access
 
 #: Characters in a user name and in a password. A CI job's token may be a JWT of more than a thousand.
 MAX_NAME_LENGTH: Final = 1024
@@ -39,7 +41,7 @@ class Chain:
             raise ConfigurationError("no backend is configured; add a [[backends]] table")
         self.backends: Final = tuple(backends)
         #: Whether any of them allows actions itself.
-        self.grants: Final = any(each.backend.may_grant for each in backends)
+        self.may_grant: Final = any(each.backend.may_grant for each in backends)
 
     def authenticate(self, username: str, password: str) -> Login:
         """Prove that the password is this account's.
@@ -74,6 +76,28 @@ class Chain:
             if backend.name == backend_name:
                 return Login(backend.lookup(name, password), backend)
         raise InvalidCredentials(reason=f"no backend is called '{backend_name}' any more")
+
+    def grants(self, login: Login | None, access: Access) -> frozenset[str]:
+        """Return the actions that the backends allow themselves.
+
+        Args:
+            login: who asks; None for an anonymous caller.
+            access: what is requested.
+
+        Raises:
+            BackendUnavailable: if one cannot answer.
+        """
+        granted: frozenset[str] = frozenset()
+        if login is not None:
+            granted = login.backend.grants(login.account, access)
+        # What a backend grants to everyone, it grants also to who has logged in with another one.
+        for backend in self.backends:
+            if access.actions <= granted:
+                break
+            if login is None or backend is not login.backend:
+                granted |= backend.grants(None, access)
+        # A plug-in may grant only the actions that a registry knows.
+        return granted & REPOSITORY_ACTIONS
 
     def close(self) -> None:
         """Close every backend."""

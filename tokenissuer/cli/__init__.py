@@ -5,16 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import io
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 from tokenissuer.cli import check, doctor, explain, init, inspect, keys, passwd, quickstart, serve, sessions, token
+from tokenissuer.diagnosis import one_line
 from tokenissuer.errors import TokenIssuerError
 
-_UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _COMMANDS = (quickstart, init, serve, check, doctor, explain, inspect, passwd, keys, sessions, token)
 
 
@@ -36,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = parsed.run(parsed)
     except TokenIssuerError as error:
         # One line, whatever a configuration file or a user has written.
-        print(f"tokenissuer: {_UNPRINTABLE.sub('?', str(error))}", file=sys.stderr)
+        print(f"tokenissuer: {one_line(str(error))}", file=sys.stderr)
         return 1
     except OSError as error:
         print(f"tokenissuer: {error.filename or parsed.command}: {error.strerror or error}", file=sys.stderr)
@@ -64,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     for module in _COMMANDS:
         name = module.__name__.rpartition(".")[2]
         text = (module.run.__doc__ or "").partition("\n")[0]
-        command = commands.add_parser(name, parents=[config], help=text, description=text)
+        # These two make the file.
+        parents = [] if module in (quickstart, init) else [config]
+        command = commands.add_parser(name, parents=parents, help=text, description=text)
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     return parser

@@ -8,9 +8,12 @@ from contextlib import closing
 from pathlib import Path
 
 from tokenissuer.accounts.backend import Account
+from tokenissuer.accounts.chain import Chain, Login
 from tokenissuer.config import Config, find_config, load_config
-from tokenissuer.errors import RequestError, TokenIssuerError
+from tokenissuer.diagnosis import one_line
+from tokenissuer.errors import BackendUnavailable, InvalidCredentials, TokenIssuerError
 from tokenissuer.net import parse_address
+from tokenissuer.options import near_match
 from tokenissuer.policy import Caller, Policy, Rule
 from tokenissuer.policy.expectation import one_scope
 from tokenissuer.policy.explanation import Explanation, explain
@@ -21,11 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("scopes", nargs="+", metavar="SCOPE", help="such as repository:team/app:pull,push")
     parser.add_argument("--account", metavar="NAME", help="who asks (default: nobody is logged in)")
-    parser.add_argument("--group", action="append", default=[], metavar="NAME", help="a group of the account's")
+    parser.add_argument(
+        "--group", action="append", default=[], metavar="NAME", help="take the account as a member of this"
+    )
     parser.add_argument("--address", metavar="IP", help="the client's address (default: not known)")
     parser.add_argument("--service", metavar="NAME", help="the registry (default: the first of [issuer] services)")
     parser.add_argument(
-        "--backend", metavar="NAME", help="ask this backend for the account's real name, groups and grants"
+        "--backend", metavar="NAME", help="whose account it is (default: the first backend that finds it)"
     )
 
 
@@ -38,42 +43,63 @@ def run(arguments: argparse.Namespace) -> int:
         raise TokenIssuerError(str(error)) from None
     policy, is_all = Policy(config.rules), True
     with closing(config.open_chain()) as chain:
-        backend = next((each for each in chain.backends if each.name == arguments.backend), None)
-        if arguments.backend and backend is None:
-            raise TokenIssuerError(f"--backend: {config.path} has no backend '{arguments.backend}'")
-        caller = _caller(config, arguments)
-        try:
-            if backend is not None and caller.account is not None:
-                account = backend.lookup(arguments.account, "")
-                caller = Caller(account, caller.service, caller.address, backend.name)
-            for access in requested:
-                grants = backend.grants(account, access) if backend is not None and caller.account else frozenset()
-                explained = explain(policy, caller, access, grants)
-                is_all = is_all and all(each.is_granted for each in explained)
-                print(_heading(caller, access))
-                for explanation in explained:
-                    _print(explanation, config.path)
-        except RequestError as error:
-            raise TokenIssuerError(
-                f"backend '{arguments.backend}': {error.reason}; leave --backend out and name the groups with --group"
-            ) from None
+        login, note = _find(chain, config, arguments)
+        caller = _caller(config, arguments, login)
+        for access in requested:
+            grants = frozenset[str]()
+            if chain.may_grant and access.is_repository and (login is not None or caller.account is None):
+                try:
+                    grants = chain.grants(login, access)
+                except BackendUnavailable as error:
+                    note = f"backend '{error.backend}' does not answer: {error.reason}; what it grants is left out"
+            explained = explain(policy, caller, access, grants)
+            is_all = is_all and all(each.is_granted for each in explained)
+            print(_heading(caller, access))
+            for explanation in explained:
+                _print(explanation, config.path)
+    if note:
+        print(one_line(f"note: {note}"))
     return 0 if is_all else 1
 
 
-def _caller(config: Config, arguments: argparse.Namespace) -> Caller:
-    service = arguments.service or config.issuer.services[0]
-    if service not in config.issuer.services:
-        raise TokenIssuerError(f"--service: served here: {', '.join(config.issuer.services)}")
-    address = parse_address(arguments.address) if arguments.address else None
-    if arguments.address and address is None:
-        raise TokenIssuerError(f"--address: '{arguments.address}' is not an address such as 192.0.2.1")
+def _find(chain: Chain, config: Config, arguments: argparse.Namespace) -> tuple[Login | None, str]:
+    """Return the account as its backend finds it; None for one that is made up, with a note on why."""
     if arguments.account is None:
         if arguments.group or arguments.backend:
             raise TokenIssuerError("--group and --backend need --account")
+        return None, ""
+    names = [backend.name for backend in chain.backends]
+    if arguments.backend and arguments.backend not in names:
+        raise TokenIssuerError(
+            f"--backend: {config.path} has no backend '{arguments.backend}'; {near_match(arguments.backend, names)}"
+        )
+    if arguments.group:
+        return None, ""
+    reasons = []
+    for name in [arguments.backend] if arguments.backend else names:
+        try:
+            return chain.lookup(name, arguments.account, ""), ""
+        except (InvalidCredentials, BackendUnavailable) as error:
+            reasons.append(f"backend '{name}': {error.reason}")
+    if arguments.backend:
+        raise TokenIssuerError(f"{reasons[0]}; leave --backend out and name the groups with --group")
+    return None, f"the account was not found, so it has no groups here ({'; '.join(reasons)}); name them with --group"
+
+
+def _caller(config: Config, arguments: argparse.Namespace, login: Login | None) -> Caller:
+    services = config.issuer.services
+    service = arguments.service or services[0]
+    if service not in services:
+        raise TokenIssuerError(f"--service: '{service}' is not in [issuer] services; {near_match(service, services)}")
+    address = parse_address(arguments.address) if arguments.address else None
+    if arguments.address and address is None:
+        raise TokenIssuerError(f"--address: '{arguments.address}' is not an address such as 192.0.2.1")
+    if login is not None:
+        return Caller(login.account, service, address, login.backend.name)
+    if arguments.account is None:
         return Caller(None, service, address)
-    if arguments.backend and arguments.group:
-        raise TokenIssuerError("--backend finds the groups; leave --group out")
-    return Caller(Account(arguments.account, frozenset(arguments.group)), service, address, config.backends[0].name)
+    account = Account(arguments.account, frozenset(arguments.group))
+    return Caller(account, service, address, arguments.backend or config.backends[0].name)
 
 
 def _heading(caller: Caller, access: Access) -> str:

@@ -11,7 +11,6 @@ from typing import Final
 from tokenissuer.cli.registry import prove_trust
 from tokenissuer.config import Config, find_config, load_config
 from tokenissuer.errors import TokenIssuerError
-from tokenissuer.signing.issuer import Issuer
 from tokenissuer.signing.keys import KeyType, load_private_key
 from tokenissuer.signing.rotation import Rotation, key_type_of, kid_of, moment
 
@@ -92,7 +91,7 @@ def _switch(config: Config, rotation: Rotation, arguments: argparse.Namespace) -
             "add --registry URL for each registry, to prove that it accepts the next key, or --unproven"
         )
     key = rotation.next()
-    issuer = Issuer(config.issuer.name, key, config.issuer.lifetime, config.key_forms())
+    issuer = config.make_issuer(key)
     for registry in arguments.registry:
         prove_trust(registry, issuer, config.issuer.services)
         print(f"{registry} accepts tokens of the next key.")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from tokenissuer.config import THREADS, find_config, load_config
+from tokenissuer.errors import TokenIssuerError
 from tokenissuer.monitoring.log import LogFormat, log_to_stderr
 from tokenissuer.monitoring.metrics import serve_metrics
 from tokenissuer.net import HostPort
@@ -63,8 +64,13 @@ def run(arguments: argparse.Namespace) -> int:
     """answer token requests"""
     log_to_stderr(arguments.log_level, LogFormat(arguments.log_format))
     path = find_config(arguments.config)
-    with stopped_by_signal():
-        open_server(path, arguments.listen, arguments.threads).run()
+    try:
+        with stopped_by_signal():
+            open_server(path, arguments.listen, arguments.threads).run()
+    except TokenIssuerError as error:
+        # systemd shows the journal's lines from its last try on, and then this one is no longer among them.
+        notify(str(error))
+        raise
     _log.info("stopped")
     return 0
 

@@ -9,9 +9,9 @@ import syslog
 
 from tokenissuer.config import find_config, load_config
 from tokenissuer.errors import TokenIssuerError
+from tokenissuer.options import near_match
 from tokenissuer.policy.expectation import one_scope
 from tokenissuer.scope import scope_text
-from tokenissuer.signing.issuer import Issuer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,13 +26,14 @@ def run(arguments: argparse.Namespace) -> int:
     config = load_config(find_config(arguments.config))
     service = arguments.service or config.issuer.services[0]
     if service not in config.issuer.services:
-        raise TokenIssuerError(f"--service: served here: {', '.join(config.issuer.services)}")
+        raise TokenIssuerError(
+            f"--service: '{service}' is not in [issuer] services; {near_match(service, config.issuer.services)}"
+        )
     try:
         granted = tuple(one_scope(text) for text in arguments.scopes)
     except ValueError as error:
         raise TokenIssuerError(str(error)) from None
-    issuer = Issuer(config.issuer.name, config.load_key(), config.issuer.lifetime, config.key_forms())
-    token = issuer.issue(arguments.account, service, granted)
+    token = config.make_issuer(config.load_key()).issue(arguments.account, service, granted)
     note = (
         f"{getpass.getuser()} has signed a token by hand: account '{arguments.account}', service '{service}', "
         f"it allows '{scope_text(granted)}', jti {token.jti}, for {token.expires_in} seconds"

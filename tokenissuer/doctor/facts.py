@@ -106,10 +106,7 @@ class Facts:
         """
         if self.key is None:
             raise ValueError("no key")
-        options = self.config.issuer
-        return Issuer(
-            options.name, self.key, options.lifetime, self.config.key_forms(), options.reuse, options.max_size
-        )
+        return self.config.make_issuer(self.key)
 
 
 def origin(url: str) -> tuple[str, str]:

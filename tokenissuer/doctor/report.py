@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Final, TextIO
 
-from tokenissuer.diagnosis import Finding, Severity
+from tokenissuer.diagnosis import Finding, Severity, one_line
 from tokenissuer.doctor.examination import Result
 
 #: Seconds between two signs of life while a check waits.
 _TICK: Final = 0.2
 
-_UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _COLOURS: Final = {"ok": 32, "warning": 33, "error": 31, "skipped": 2, "info": 2}
 _SIGNS: Final = {"ok": "✓", "warning": "!", "error": "✗", "skipped": "-"}
 _PLAIN_SIGNS: Final = {"ok": "+", "warning": "!", "error": "x", "skipped": "-"}
@@ -66,10 +64,10 @@ class PlainReport(Report):
     def add(self, result: Result) -> None:
         """Write the result of one check."""
         for finding in result.outcome.findings:
-            self._write(_clean(str(finding)))
+            self._write(one_line(str(finding)))
         if result.outcome.severity is Severity.INFO:
             text = result.outcome.skipped or result.outcome.note
-            self._write(_clean(f"{result.state}: {result.title}: {text}"))
+            self._write(one_line(f"{result.state}: {result.title}: {text}"))
 
     def end(self, login: str, *, is_good: bool) -> None:
         """Write the end."""
@@ -121,7 +119,7 @@ class TerminalReport(Report):
         state, outcome = result.state, result.outcome
         text = outcome.skipped or (outcome.note if outcome.severity is Severity.INFO else "")
         sign = self._coloured(self._signs[state], state)
-        self._write(f"{sign} {result.title:<{_WIDTH}}{_clean(text)}".rstrip())
+        self._write(f"{sign} {result.title:<{_WIDTH}}{one_line(text)}".rstrip())
         for finding in outcome.findings:
             self._write_finding(finding)
 
@@ -132,9 +130,9 @@ class TerminalReport(Report):
     def _write_finding(self, finding: Finding) -> None:
         severity = str(finding.severity)
         took = "" if finding.seconds is None else f" ({finding.seconds * 1000:.1f} ms)"
-        self._write(f"    {self._coloured(severity, severity)}: {_clean(f'{finding.subject}: {finding.fact}{took}')}")
+        self._write(f"    {self._coloured(severity, severity)}: {one_line(f'{finding.subject}: {finding.fact}{took}')}")
         if finding.remedy:
-            self._write(f"      {self._arrow} {_clean(finding.remedy)}")
+            self._write(f"      {self._arrow} {one_line(finding.remedy)}")
 
     def _coloured(self, text: str, state: str) -> str:
         return f"\x1b[{_COLOURS[state]}m{text}\x1b[0m" if self._has_colours else text
@@ -178,8 +176,3 @@ def _last_line(login: str, is_good: bool) -> str:
     if not login:
         return "Add --registry URL, and the last line is the command with which people log in."
     return login if is_good else f"When this is corrected, people log in with:\n{login}"
-
-
-def _clean(text: str) -> str:
-    """Replace what could move the cursor or break a line: servers and files have written some of the text."""
-    return _UNPRINTABLE.sub("?", text)

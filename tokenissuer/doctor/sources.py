@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from tokenissuer.accounts.backend import Backend, Listing
-from tokenissuer.config import Config, known_names
+from tokenissuer.config import Config, known_names, unusable_findings
 from tokenissuer.diagnosis import Finding, Findings, Severity, Stopwatch
 from tokenissuer.errors import BackendUnavailable, ConfigurationError
 from tokenissuer.policy.findings import name_findings, path_findings
@@ -38,8 +38,7 @@ def source_findings(config: Config, repository: str | None = None, account: str 
         try:
             listing = listings[backend_config.name] = backend.listing()
             yield from backend.diagnose()
-            for name, reason in listing.unusable.items() if listing else ():
-                yield Finding(Severity.WARNING, f"backend '{backend_config.name}'", f"the account '{name}': {reason}")
+            yield from unusable_findings(backend_config.name, listing)
             yield from _readiness(backend_config.name, backend)
             if repository is not None:
                 yield from backend.diagnose(repository=repository)

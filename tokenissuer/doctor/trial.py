@@ -172,18 +172,17 @@ def _refusal_findings(facts: Facts, refused: Sequence[Answer]) -> Iterator[Findi
             Severity.ERROR,
             subject,
             f"it refuses a fresh token: it has another issuer name than {name!r}, or does not trust the key "
-            f"{facts.issuer().key.thumbprint}; its log says which",
-            "add --registry-config FILE to see which; then restart the registry: it reads its files only at its start",
+            f"{facts.issuer().key.thumbprint}; its log names the cause",
+            "run again with --registry-config FILE, which shows the cause; registries read files only at their start",
         )
 
 
 def _accepted_form(facts: Facts) -> KeyForm | None:
     """Return another way to name the key that the running registry accepts; None if it accepts none."""
     used = facts.config.key_forms().get(facts.service, KeyForm.X5C)
-    options = facts.config.issuer
     for form in KeyForm:
         if form is not used and facts.key is not None:
-            issuer = Issuer(options.name, facts.key, options.lifetime, {facts.service: form})
+            issuer = facts.config.make_issuer(facts.key, {facts.service: form})
             if _try(facts, issuer.issue("", facts.service, ()).text).status == 200:
                 return form
     return None

@@ -1,4 +1,4 @@
-"""Access rules → decision. Pure: no clock, no I/O."""
+"""Access rules → decision. No clock, no I/O."""
 
 from tokenissuer.policy.decision import Decision, Policy
 from tokenissuer.policy.pattern import Glob, account_path

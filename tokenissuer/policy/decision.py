@@ -1,4 +1,4 @@
-"""Access rules → allowed actions, and the reason. Pure: no clock, no I/O, no state."""
+"""Access rules → allowed actions, and the reason. No clock, no I/O; decisions are remembered, and never change."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Policy:
         """Say what the rules allow and deny on a resource, whatever of it was requested."""
         account = caller.account
         address = caller.address if self._has_networks else None
-        key = (id(account), caller.service, address, access.type, access.name)
+        key = (id(account), caller.backend, caller.service, address, access.type, access.name)
         remembered = self._decisions.get(key)
         if remembered is not None and remembered[0] is account:
             return remembered[1]

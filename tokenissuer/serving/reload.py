@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tokenissuer.config import THREADS, Running, file_stamps, load_config
+from tokenissuer.diagnosis import log_findings
 from tokenissuer.errors import ConfigurationError
 from tokenissuer.monitoring.metrics import RELOADS
 from tokenissuer.serving.notify import notify
@@ -151,8 +152,7 @@ class ReloadingApplication:
         self._files = files
         self._stamps = tuple((path, stamps.get(path, stamp)) for path, stamp in file_stamps(files))
         running = config.build(self._threads, before)
-        for finding in config.findings(time.time()):
-            _log.warning("%s", finding)
+        log_findings(_log, config.findings(time.time()))
         return running
 
     def _report(self, trouble: str) -> None:

@@ -1,4 +1,4 @@
-"""The systemd units and the container files of conf/, as far as they can be checked without systemd and an engine."""
+"""The systemd units and the container files of conf/, as far as they can be checked without starting them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tokenissuer.cli import init
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Host
@@ -79,12 +81,19 @@ def test_the_container_gets_what_the_package_is_built_of(production: Production)
     """Every folder and file that setup.cfg names, and no root."""
     text = (production.conf / "Containerfile").read_text()
     copied = {word for line in re.findall(r"(?m)^COPY (?!--)(.*) /source/\S*$", text) for word in line.split()}
-    assert copied == {"setup.cfg", "pyproject.toml", "README.md", "LICENSE", "tokenissuer", "backends"}
+    pins = {"conf/requirements.txt", "conf/requirements-build.txt"}
+    assert copied == {"setup.cfg", "pyproject.toml", "README.md", "LICENSE", "tokenissuer", "backends", *pins}
     assert all((ROOT / name).exists() for name in copied)
+    # Nothing else of the checkout is sent to the engine.
+    ignored = (production.conf / "Containerfile.dockerignore").read_text()
+    assert set(re.findall(r"(?m)^!(.*)$", ignored)) == copied
     assert re.search(r"(?m)^USER [1-9]\d+:[1-9]\d+$", text)
     # What it runs, and what compose.yaml gives it, are paths that `init` makes there.
     assert "/etc/tokenissuer/tokenissuer.toml" in text
     compose = (production.conf / "compose.yaml").read_text()
     for name in ("registry.yml", "auth.crt"):
         assert f"./tokenissuer/{name}:/etc/tokenissuer/{name}:ro" in compose
-    assert set(re.findall(r"trusted_proxies = \[\"(.*)\"\]", compose)) == set(re.findall(r"gateway: (.*)", compose))
+    (gateway,) = re.findall(r"gateway: (.*)", compose)
+    assert f"network's own address, {gateway}:" in compose
+    made = init.SetUp(Path("made"), purpose=init.Purpose.CONTAINER)
+    assert f'trusted_proxies = ["{gateway}"]' in made._configuration()
