@@ -4,7 +4,7 @@ The names in `__all__`, `tokenissuer.testing.BackendContract` and `tokenissuer.w
 else is private and may change.
 """
 
-from tokenissuer.accounts.backend import Account, Backend, Listing
+from tokenissuer.accounts.backend import Account, Backend, Listing, WantedGroups
 from tokenissuer.accounts.cache import Cache, Deadline
 from tokenissuer.config import load_config, parse_config
 from tokenissuer.diagnosis import Finding, Findings, Severity, Stopwatch
@@ -45,6 +45,7 @@ __all__ = [
     "Store",
     "TokenIssuerError",
     "UnknownAccount",
+    "WantedGroups",
     "load_config",
     "option",
     "parse_config",

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from tokenissuer.accounts.backend import Account, Backend, Listing, load_backend
+from tokenissuer.accounts.backend import Account, Backend, Listing, WantedGroups, load_backend
 from tokenissuer.accounts.cache import CachedBackend, CacheOptions
 from tokenissuer.accounts.chain import Chain
 from tokenissuer.accounts.limit import Threads
@@ -46,6 +46,7 @@ from tokenissuer.signing.rotation import Rotation
 from tokenissuer.web.app import Application
 from tokenissuer.web.browsers import AllowedOrigins
 from tokenissuer.web.proxies import ServerOptions
+from tokenissuer.web.routes import check_pages
 
 T = TypeVar("T")
 
@@ -267,12 +268,14 @@ class Config:
             log_findings(_log, unusable_findings(name, listing))
         log_findings(_log, name_findings(self.rules, known_names(listings)))
 
-    def groups_wanted(self, backend: str) -> frozenset[str] | None:
-        """Return the groups of this backend that access rules name; None if any group may matter."""
+    def groups_wanted(self, backend: str) -> WantedGroups:
+        """Return the groups that access rules ask for of this backend's accounts."""
         rules = [rule for rule in self.rules if not rule.backends or backend in rule.backends]
-        if any(rule.needs_all_groups for rule in rules):
-            return None
-        return frozenset().union(*(rule.groups.exact | rule.except_groups.exact for rule in rules))
+        return WantedGroups(
+            frozenset().union(*(rule.groups.exact | rule.except_groups.exact for rule in rules)),
+            any(rule.needs_all_groups for rule in rules),
+            any(rule.spares_who_hides_groups for rule in rules),
+        )
 
     def _throttle(self, key: SigningKey) -> Throttle | None:
         if not self.throttle.account and not self.throttle.address:
@@ -417,7 +420,7 @@ class _Parts:
         threads: Threads,
         secret: bytes,
         refresh: RefreshTokens | None,
-        groups_wanted: frozenset[str] | None,
+        groups_wanted: WantedGroups,
     ) -> CachedBackend:
         def make() -> CachedBackend:
             built = config.build()
@@ -540,6 +543,10 @@ def _decode_config(path: Path, folder: Path, table: Mapping[str, Any], text: str
         return decode(schema, _table(table, key), f"[{key}]", folder)
 
     issuer, signing = options(IssuerOptions, "issuer"), options(SigningOptions, "signing")
+    try:
+        check_pages(issuer.realm)
+    except ValueError as error:
+        raise ConfigurationError(f"[issuer]: {error}") from None
     for service in signing.key_forms:
         _check_service(service, issuer.services, "[signing.key_forms]")
     backends = [_decode_backend(item, f"[[backends]] {n}", folder) for n, item in _tables(table, "backends")]

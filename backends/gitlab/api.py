@@ -8,11 +8,11 @@ import re
 import urllib.parse
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from tokenissuer import Access, BackendUnavailable, Cache, Deadline, InvalidCredentials, UnknownAccount
+from tokenissuer import Access, BackendUnavailable, Cache, Deadline, InvalidCredentials, UnknownAccount, WantedGroups
 from tokenissuer_backends.gitlab.account import GitLabAccount, JobAccount, TokenAccount
 from tokenissuer_backends.gitlab.client import Absent, Client, GitLabAnswer, Refused, TooManyPages
 from tokenissuer_backends.gitlab.credential import Credential, job_token, personal_access_token
@@ -31,8 +31,6 @@ from tokenissuer_backends.gitlab.role import (
     actions_by_scopes,
     asked_actions,
 )
-
-T = TypeVar("T")
 
 _log: Final = logging.getLogger("tokenissuer.backends.gitlab")
 
@@ -137,16 +135,14 @@ class Api:
         """End the threads when they have their answers."""
         self._threads.shutdown(wait=False)
 
-    def authenticate(
-        self, username: str, password: str, deadline: Deadline, wanted: frozenset[str] | None = None
-    ) -> GitLabAccount:
+    def authenticate(self, username: str, password: str, deadline: Deadline, wanted: WantedGroups) -> GitLabAccount:
         """Prove that the token is this user's.
 
         Args:
             username: what was typed.
             password: what was typed.
             deadline: for all questions.
-            wanted: the groups that may matter; None for all.
+            wanted: the groups that may matter.
 
         Raises:
             UnknownAccount: if no GitLab user can have this name.
@@ -165,7 +161,7 @@ class Api:
         except Refused as answer:
             raise InvalidCredentials(WANTED, reason=str(answer)) from None
 
-    def lookup(self, name: str, token: str, deadline: Deadline, wanted: frozenset[str] | None = None) -> GitLabAccount:
+    def lookup(self, name: str, token: str, deadline: Deadline, wanted: WantedGroups) -> GitLabAccount:
         """Prove again that the token is this user's.
 
         Raises:
@@ -234,7 +230,6 @@ class Api:
         owner = _number(facts, "user_id")
         if facts.get("active") is not True or facts.get("revoked") is not False:
             raise InvalidCredentials(reason="the token is not active")
-        groups_found = self._find_groups(token, owner, scopes, wanted, deadline)
         if scopes & _NAMING:
             user: Mapping[str, Any] = self._client.get("/api/v4/user", token, deadline).table()
         else:
@@ -244,7 +239,8 @@ class Api:
             raise InvalidCredentials(reason="the token belongs to another user than the one named")
         if user.get("state") != "active":
             raise InvalidCredentials(reason=f"the user is {str(user.get('state'))[:20]!a} in GitLab")
-        groups = groups_found()
+        # Only now: whoever holds some token must not make us ask for the groups of others.
+        groups = self._groups_of(token, owner, scopes, wanted, deadline)
         return TokenAccount(
             name=str(user["username"]),
             groups=groups.paths,
@@ -267,31 +263,40 @@ class Api:
             raise InvalidCredentials(reason="GitLab shows no user of this name")
         return rows[0]
 
-    def _start(self, question: Callable[[], T]) -> Callable[[], T]:
-        """Ask in another thread; the function returned waits for the answer."""
-        try:
-            return self._threads.submit(question).result
-        except RuntimeError:
-            # The system allows no more threads.
-            return question
-
-    def _find_groups(
-        self, token: Credential, owner: int, scopes: frozenset[str], wanted: frozenset[str] | None, deadline: Deadline
-    ) -> Callable[[], Groups]:
-        """Begin to ask for the owner's groups; the function returned waits for the answer."""
-        if not self._groups or wanted == frozenset():
-            return lambda: Groups(frozenset(), are_complete=True)
-        if wanted is None:
-            return self._start(lambda: self._listed_groups(token, scopes, deadline))
+    def _groups_of(
+        self, token: Credential, owner: int, scopes: frozenset[str], wanted: WantedGroups, deadline: Deadline
+    ) -> Groups:
+        if not self._groups or not (wanted.named or wanted.others):
+            return Groups(frozenset(), are_complete=True)
         # A rule may mean another backend's group. None of the characters of a path means something in a URL.
-        named = [path for path in wanted if _GROUP_PATH.fullmatch(path)]
+        named = [path for path in wanted.named if _GROUP_PATH.fullmatch(path)]
         # GitLab would take a path of digits for a number.
         if scopes & _READING and len(named) <= MAX_NAMED and not any(path.isdigit() for path in named):
-            answers = [(path, self._start(partial(self._is_member, path, token, owner, deadline))) for path in named]
-            return lambda: _groups_by({path: answer() for path, answer in answers})
-        # The list leaves out groups to which another group is invited, and a denial may name one.
-        listed = self._start(lambda: self._listed_groups(token, scopes, deadline))
-        return lambda: Groups(listed().paths, are_complete=False)
+            questions = {path: partial(self._is_member, path, token, owner, deadline) for path in named}
+            found = _groups_by(self._at_once(questions, deadline))
+        else:
+            found = Groups(frozenset(), are_complete=not named)
+            wanted = replace(wanted, others=True)
+        if not wanted.others:
+            return found
+        # The list leaves out groups to which another group is invited.
+        listed = self._listed_groups(token, scopes, deadline)
+        are_complete = found.are_complete and listed.are_complete and not wanted.others_deny
+        return Groups(found.paths | listed.paths, are_complete)
+
+    def _at_once(
+        self, questions: Mapping[str, Callable[[], bool | None]], deadline: Deadline
+    ) -> Mapping[str, bool | None]:
+        """Ask several questions at the same time; one after the other where the system allows no more threads."""
+        try:
+            asked = {name: self._threads.submit(question) for name, question in questions.items()}
+        except RuntimeError:
+            return {name: question() for name, question in questions.items()}
+        try:
+            return {name: future.result(deadline.remaining()) for name, future in asked.items()}
+        finally:
+            for future in asked.values():
+                future.cancel()
 
     def _is_member(self, path: str, token: Credential, owner: int, deadline: Deadline) -> bool | None:
         """Whether somebody is a member of a group, or of one invited to it; None if GitLab does not say."""

@@ -66,7 +66,7 @@ class HtpasswdBackend(Backend):
 
     def __init__(self, options: HtpasswdOptions) -> None:
         self._options: Final = options
-        self._passwords: Final = read_passwords(options.path)
+        self._passwords: Final = read_passwords(read_file(options.path))
         self._hashes: Final = self._passwords.hashes
         self._stand_ins: Final = tuple(self._hashes.values()) or (_STAND_IN,)
         self._groups: Final = read_groups(options.groups) if options.groups is not None else {}
@@ -175,9 +175,9 @@ class HtpasswdBackend(Backend):
         path = self._options.path.resolve()
         try:
             with _locked(path.parent):
-                # A lone carriage return must not become the end of a line, nor a byte that is not UTF-8 another one.
-                text = read_file(path).decode("utf-8", "surrogateescape")
-                _replace(path, with_line(text, username, hash_))
+                _replace(path, with_line(read_file(path), username, hash_))
+        except ValueError as error:
+            raise TokenIssuerError(f"{path}: {error}") from None
         except OSError as error:
             raise TokenIssuerError(f"cannot write {path}: {error.strerror}") from None
 
@@ -211,18 +211,18 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, content: bytes) -> None:
     """Replace a file atomically and keep its mode and owner."""
     status = path.stat()
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with os.fdopen(descriptor, "wb") as file:
             fresh = os.fstat(descriptor)
             # Compared with the new file: a folder may give its own group to new files.
             if (fresh.st_uid, fresh.st_gid) != (status.st_uid, status.st_gid):
                 os.fchown(descriptor, status.st_uid, status.st_gid)
             os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
-            file.write(text)
+            file.write(content)
             file.flush()
             os.fsync(descriptor)
         os.replace(temporary, path)

@@ -15,11 +15,13 @@ from passlib.hash import apr_md5_crypt, ldap_sha1, sha256_crypt, sha512_crypt
 
 #: Bytes that bcrypt compares; it ignores the rest of a longer password.
 BCRYPT_BYTES: Final = 72
+#: Bytes that any other hash compares: longer passwords are refused.
+_MAX_BYTES: Final = 256
 #: Cost of new hashes: about a quarter of a second.
 BCRYPT_COST: Final = 12
 _WEAK_BCRYPT_COST: Final = 10
 _SLOW_BCRYPT_COST: Final = 15
-_SLOW_ROUNDS: Final = 2_000_000
+_SLOW_ROUNDS: Final = 400_000
 #: KiB of memory that one argon2id hash may take. Each processor works on one.
 MAX_ARGON2_MEMORY: Final = 262_144
 _MAX_ARGON2_ROUNDS: Final = 20
@@ -30,8 +32,8 @@ _B64: Final = "[./A-Za-z0-9]"
 # any other than these four.
 _USABLE: Final = re.compile(
     rf"\$2[aby]\$(?:0[4-9]|1[0-7])\${_B64}{{21}}[.Oeu]{_B64}{{31}}"
-    rf"|\$5\$(?:rounds=[1-9][0-9]{{3,6}}\$)?{_B64}{{0,16}}\${_B64}{{43}}"
-    rf"|\$6\$(?:rounds=[1-9][0-9]{{3,6}}\$)?{_B64}{{0,16}}\${_B64}{{86}}"
+    rf"|\$5\$(?:rounds=[1-9][0-9]{{3,5}}\$)?{_B64}{{0,16}}\${_B64}{{43}}"
+    rf"|\$6\$(?:rounds=[1-9][0-9]{{3,5}}\$)?{_B64}{{0,16}}\${_B64}{{86}}"
     rf"|\$apr1\${_B64}{{0,8}}\${_B64}{{22}}"
     r"|\{SHA\}[A-Za-z0-9+/]{27}="
     r"|\$argon2id\$v=19\$m=[1-9][0-9]{0,5},t=[1-9][0-9]?,p=[1-9][0-9]?"
@@ -78,7 +80,12 @@ def problem(hash_: str) -> str:
 
 def verify(password: str, hash_: str) -> bool:
     """Whether a password belongs to a hash for which there is no `problem`."""
-    return _VERIFIERS[hash_[:3]](password, hash_)
+    secret = password.encode("utf-8")
+    longest = BCRYPT_BYTES if hash_.startswith("$2") else _MAX_BYTES
+    # The beginning of too long a password is compared too, to take the same time, and then refused: bcrypt ignores its
+    # end, and SHA-crypt takes time for each byte in each round.
+    right = _VERIFIERS[hash_[:3]](secret[:longest], hash_)
+    return right and len(secret) <= longest
 
 
 def weakness(hash_: str) -> str:
@@ -104,37 +111,37 @@ def _is_quick(hash_: str) -> bool:
     if cost is None:
         return True
     memory, rounds, threads = map(int, cost.groups())
-    return memory <= MAX_ARGON2_MEMORY and rounds <= _MAX_ARGON2_ROUNDS and threads <= _MAX_ARGON2_THREADS
+    # RFC 9106, 3.1: at least 8 KiB for each thread.
+    return (
+        8 * threads <= memory <= MAX_ARGON2_MEMORY and rounds <= _MAX_ARGON2_ROUNDS and threads <= _MAX_ARGON2_THREADS
+    )
 
 
-def _verify_bcrypt(password: str, hash_: str) -> bool:
-    secret = password.encode("utf-8")
-    # Too long a password is compared too, to take the same time, and then refused: bcrypt ignores its end.
-    right = bcrypt.checkpw(secret[:BCRYPT_BYTES], hash_.encode("ascii"))
-    return right and len(secret) <= BCRYPT_BYTES
+def _verify_bcrypt(secret: bytes, hash_: str) -> bool:
+    return bcrypt.checkpw(secret, hash_.encode("ascii"))
 
 
-def _verify_argon2(password: str, hash_: str) -> bool:
+def _verify_argon2(secret: bytes, hash_: str) -> bool:
     try:
-        return argon2.PasswordHasher().verify(hash_, password)
+        return argon2.PasswordHasher().verify(hash_, secret)
     except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
         return False
 
 
-def _verify_yescrypt(password: str, hash_: str) -> bool:
+def _verify_yescrypt(secret: bytes, hash_: str) -> bool:
     crypt = _crypt()
     assert crypt is not None
-    return crypt(password.encode("utf-8"), hash_.encode("ascii"))
+    return crypt(secret, hash_.encode("ascii"))
 
 
-def _by_passlib(handler: Any) -> Callable[[str, str], bool]:
-    def verify_with(password: str, hash_: str) -> bool:
-        return bool(handler.verify(password, hash_))
+def _by_passlib(handler: Any) -> Callable[[bytes, str], bool]:
+    def verify_with(secret: bytes, hash_: str) -> bool:
+        return bool(handler.verify(secret, hash_))
 
     return verify_with
 
 
-_VERIFIERS: Final[Mapping[str, Callable[[str, str], bool]]] = {
+_VERIFIERS: Final[Mapping[str, Callable[[bytes, str], bool]]] = {
     **dict.fromkeys(("$2a", "$2b", "$2y"), _verify_bcrypt),
     "$5$": _by_passlib(sha256_crypt),
     "$6$": _by_passlib(sha512_crypt),

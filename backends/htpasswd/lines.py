@@ -11,23 +11,33 @@ from tokenissuer import read_file
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Return the number and the text of each line that is neither empty nor a comment.
 
-    Blanks around a line do not count, and a line that ends with a backslash goes on in the next one
-    (`ap_cfg_getline` in Apache's httpd).
-
     Raises:
         ConfigurationError: if the file cannot be read.
     """
+    yield from lines_of(read_file(path))
+
+
+def lines_of(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Return the number and the text of each line that is neither empty nor a comment.
+
+    Blanks around a line do not count, and a line that ends with a backslash goes on in the next one
+    (`ap_cfg_getline` in Apache's httpd).
+    """
     begun, start = b"", 0
-    for number, raw in enumerate(read_file(path).split(b"\n"), 1):
+    for number, raw in enumerate(content.split(b"\n"), 1):
         line = raw.removesuffix(b"\r")
-        is_continued = line.endswith(b"\\") and not line.endswith(b"\\\\")
         start = start or number
-        begun += line[:-1] if is_continued else line
-        if is_continued:
+        if is_continued(line):
+            begun += line[:-1]
             continue
-        text = begun.strip()
+        text = (begun + line).strip()
         if text and not text.startswith(b"#"):
             yield start, text
         begun, start = b"", 0
     if text := begun.strip():
         yield start, text
+
+
+def is_continued(line: bytes) -> bool:
+    """Whether a line goes on in the next one."""
+    return line.endswith(b"\\") and not line.endswith(b"\\\\")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from tokenissuer_backends.htpasswd.hash import problem
-from tokenissuer_backends.htpasswd.lines import read_lines
+from tokenissuer_backends.htpasswd.lines import is_continued, lines_of
 
 _NAME: Final = re.compile(r"[^:\x00-\x1f\x7f]+")
 _DIGEST: Final = re.compile(r"[^:]*:[0-9a-f]{32}")
@@ -33,18 +32,18 @@ class Passwords:
     ignored: tuple[str, ...]
 
 
-def read_passwords(path: Path) -> Passwords:
+def read_passwords(content: bytes) -> Passwords:
     """Read a password file. A line that cannot be used locks out its own account, and no other.
 
-    Raises:
-        ConfigurationError: if the file cannot be read.
+    Args:
+        content: the file's.
     """
     hashes: dict[str, str] = {}
     unusable: dict[str, str] = {}
     ignored: list[str] = []
     numbers: dict[str, int] = {}
     # No text may quote a line: it may have a password in plain text.
-    for number, raw in read_lines(path):
+    for number, raw in lines_of(content):
         text = raw.decode("utf-8", "replace")
         name, colon, rest = text.partition(":")
         known = name.strip()
@@ -77,22 +76,27 @@ def _trouble(name: str, rest: str) -> str:
     return f"{reason}; {_REMEDY}" if reason else ""
 
 
-def with_line(text: str, username: str, hash_: str) -> str:
-    """Return a password file's text with this hash for the account, and all other lines as they were."""
-    lines = text.split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    fresh = f"{username}:{hash_}"
+def with_line(content: bytes, username: str, hash_: str) -> bytes:
+    """Return a password file with this hash for the account, and all other lines as they were.
+
+    Raises:
+        ValueError: if the account's line is written so that only a person can change it.
+    """
+    name = username.encode("utf-8")
+    fresh = name + b":" + hash_.encode("ascii")
+    lines = content.removesuffix(b"\n").split(b"\n") if content else []
+    begins = [not (place and is_continued(lines[place - 1].removesuffix(b"\r"))) for place in range(len(lines))]
     for place, line in enumerate(lines):
-        is_continuation = place > 0 and lines[place - 1].rstrip("\r").endswith("\\")
-        if not is_continuation and line.strip().startswith(f"{username}:"):
-            # What the line was continued with would be continued by the new one.
-            while line.rstrip("\r").endswith("\\") and place + 1 < len(lines):
-                line = lines.pop(place + 1)
-            lines[place] = fresh
+        if begins[place] and line.strip().startswith(name + b":"):
+            end = place + 1
+            while end < len(lines) and not begins[end]:
+                end += 1
+            lines[place:end] = [fresh]
             break
     else:
-        if lines and lines[-1].rstrip("\r").endswith("\\"):
-            lines.append("")
-        lines.append(fresh)
-    return "\n".join(lines) + "\n"
+        # Not as what the last line goes on with.
+        lines += [b"", fresh] if lines and is_continued(lines[-1].removesuffix(b"\r")) else [fresh]
+    changed = b"\n".join(lines) + b"\n"
+    if read_passwords(changed).hashes.get(username) != hash_:
+        raise ValueError("another line of the account counts; correct the file by hand")
+    return changed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 
@@ -123,6 +124,13 @@ class LdapBackend(Backend):
         except DirectoryFailure as error:
             raise BackendUnavailable(error.reason) from None
 
+    def _read(self, conversation: Conversation, entry: Entry, name: str) -> LdapAccount:
+        account = self._accounts.read(conversation, entry, name)
+        if self.groups_wanted.others_deny and not all(account.group_names.values()):
+            # A denial for a pattern or `{group}` may mean the group whose name is not certain.
+            return replace(account, groups_known=False)
+        return account
+
     def _search_then_bind(self, conversation: Conversation, username: str, password: str) -> LdapAccount:
         try:
             entry = self._accounts.find(conversation, username)
@@ -136,7 +144,7 @@ class LdapBackend(Backend):
             name = self._accounts.name_of(entry)
             standing.refuse_unusable(entry)
             # Before the bind: a failure that came after it would tell that the password is right.
-            account = self._accounts.read(conversation, entry, name)
+            account = self._read(conversation, entry, name)
             if self.refusals is not None and self.refusals.holds(account, password):
                 raise Refused("the password was wrong before, and the account's has not changed since")
         except Refused:
@@ -182,7 +190,7 @@ class LdapBackend(Backend):
             self._prove_identity(conversation, bound_as, entry)
             name = self._accounts.name_of(entry)
             standing.refuse_unusable(entry)
-            return self._accounts.read(conversation, entry, name)
+            return self._read(conversation, entry, name)
         except (Misconfigured, Unreachable) as error:
             # A wrong password is refused under the same fault, and 503 would tell that this one is right.
             raise Refused(f"{bound_as} has logged in, but {error.reason}") from None
@@ -195,7 +203,7 @@ class LdapBackend(Backend):
         if self._options.directory == "ad" and not entry.texts("userAccountControl"):
             raise Misconfigured("'bind_dn' may not read userAccountControl, which tells who is disabled")
         standing.refuse_unusable(entry)
-        return self._accounts.read(conversation, entry, spelled)
+        return self._read(conversation, entry, spelled)
 
     def _prove_identity(self, conversation: Conversation, bound_as: str, entry: Entry) -> None:
         """Prove that the entry found is the one that logged in: in Active Directory two accounts may match one text."""

@@ -60,7 +60,7 @@ class OidcBackend(Backend):
         claims = self._verified(password, header, claimed)
         for claim, patterns in self._require.items():
             found = values_of(claims, claim)
-            if not any(pattern.fullmatch(text) for pattern in patterns for text in found):
+            if not any(text is not None and pattern.fullmatch(text) for pattern in patterns for text in found):
                 raise refused(f"its '{claim}' is {shown(found)}, not as 'require' wants it")
         # After the rest: only who would be let in reads that the token has expired.
         ends = expiry(claims)

@@ -62,19 +62,30 @@ def filled(template: str, claims: Mapping[str, Any], forbidden: str = "") -> Seq
     texts: list[str | None] = [first]
     for claim, literal in zip(rest[::2], rest[1::2], strict=True):
         signs = forbidden + literal[:1]
-        values = [None if any(sign in value for sign in signs) else value for value in values_of(claims, claim)]
+        values = [
+            None if value is None or any(sign in value for sign in signs) else value
+            for value in values_of(claims, claim)
+        ]
         texts = [None if None in (text, value) else f"{text}{value}{literal}" for text in texts for value in values]
     return [text if text and len(text) <= MAX_NAME and text.isprintable() else None for text in texts]
 
 
-def values_of(claims: Mapping[str, Any], name: str) -> Sequence[str]:
-    """Return the values of a claim as texts; `a/b` is the claim b in the table a, if there is no claim of that name."""
+def values_of(claims: Mapping[str, Any], name: str) -> Sequence[str | None]:
+    """Return the values of a claim as texts; `a/b` is the claim b in the table a, if there is no claim of that name.
+
+    None stands for a value that is no text, whole number or truth: nobody knows what it means.
+    """
     found: Any = claims
     for part in [name] if name in claims else name.split("/"):
         found = found.get(part) if isinstance(found, dict) else None
-    values = found if isinstance(found, list) else [found]
-    texts = ["true" if value is True else "false" if value is False else value for value in values]
-    return [str(text) for text in texts if isinstance(text, (str, int)) and str(text)]
+    values = found if isinstance(found, list) else [] if found is None else [found]
+    return [_text(value) for value in values if value not in ("", [])]
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, (str, int)) else None
 
 
 def listed(wanted: Sequence[str] | str) -> Sequence[str]:

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 import pytest
 
 from tests.support.gitlab import Handler, Reply, StubGitLab, answers, asking, cut, cut_body, serving
-from tokenissuer.accounts.backend import Account, Backend
+from tokenissuer.accounts.backend import Account, Backend, WantedGroups
 from tokenissuer.accounts.cache import CachedBackend
 from tokenissuer.errors import BackendUnavailable, InvalidCredentials, UnknownAccount
 from tokenissuer.options import Secret
@@ -33,6 +33,11 @@ def backend(gitlab: StubGitLab) -> Iterator[GitLabBackend]:
     """A backend that asks it."""
     with asking(gitlab) as backend:
         yield backend
+
+
+def only(names: frozenset[str]) -> WantedGroups:
+    """No groups but these."""
+    return WantedGroups(names, others=False, others_deny=False)
 
 
 class TestGitLab(BackendContract):
@@ -258,6 +263,7 @@ def test_groups_are_full_paths_and_compared_without_case(gitlab: StubGitLab, bac
 
 def test_a_credential_that_does_not_show_groups_says_so(gitlab: StubGitLab, backend: GitLabBackend) -> None:
     """Denials for groups then hold: nobody gets past one with a job or a token of fewer scopes."""
+    backend.groups_wanted = WantedGroups(others_deny=False)
     alice = gitlab.user("alice")
     gitlab.group("interns", {alice.id: 10})
     job = backend.authenticate("gitlab-ci-token", gitlab.job(alice, gitlab.project("team/app")))
@@ -294,10 +300,10 @@ def test_groups_are_asked_for_only_where_a_rule_names_one(gitlab: StubGitLab, ba
     alice = gitlab.user("alice")
     gitlab.group("team", {alice.id: 30})
     token = gitlab.token(alice, "api")
-    backend.groups_wanted = frozenset()
+    backend.groups_wanted = WantedGroups(others=False, others_deny=False)
     assert backend.authenticate("alice", token).groups == frozenset()
     assert not gitlab.asked("/groups")
-    backend.groups_wanted = None
+    backend.groups_wanted = WantedGroups()
     assert backend.authenticate("alice", token).groups == {"team"}
 
 
@@ -308,8 +314,8 @@ def test_few_groups_that_rules_name_are_asked_for_one_by_one(gitlab: StubGitLab,
     gitlab.group("invited", {}).invited = {alice.id: 20}
     gitlab.group("other", {})
     gitlab.group("minimal", {alice.id: 5})
-    backend.groups_wanted = frozenset(
-        {"Team/sub", "invited", "other", "minimal", "none", "cn=people,dc=x", "a//b", "?x"}
+    backend.groups_wanted = only(
+        frozenset({"Team/sub", "invited", "other", "minimal", "none", "cn=people,dc=x", "a//b", "?x"})
     )
     account = backend.authenticate("alice", gitlab.token(alice, "read_api"))
     assert account.groups == {"team/sub", "invited"}
@@ -317,7 +323,7 @@ def test_few_groups_that_rules_name_are_asked_for_one_by_one(gitlab: StubGitLab,
     assert gitlab.asked("/groups/") == 5
     # Lists leave invited groups out, and a path of digits would be a group's number.
     for wanted in ({f"group{number}" for number in range(21)}, {"2024"}):
-        backend.groups_wanted = frozenset(wanted)
+        backend.groups_wanted = only(frozenset(wanted))
         account = backend.authenticate("alice", gitlab.token(alice, "read_api"))
         assert account.groups == {"team/sub"}
         assert not account.groups_known
@@ -328,7 +334,7 @@ def test_only_a_plain_no_says_that_somebody_is_no_member(gitlab: StubGitLab, bac
     """A refusal may have any cause, and who waits for approval is none yet."""
     alice = gitlab.user("alice")
     group = gitlab.group("team", {alice.id: 30})
-    backend.groups_wanted = frozenset({"team"})
+    backend.groups_wanted = only(frozenset({"team"}))
     group.state = "awaiting"
     account = backend.authenticate("alice", gitlab.token(alice, "read_api"))
     assert (account.groups, account.groups_known) == (frozenset(), True)
@@ -341,7 +347,7 @@ def test_a_denial_is_not_escaped_by_a_token_that_shows_less(gitlab: StubGitLab, 
     """Such a token does not show the groups to which another group is invited."""
     alice = gitlab.user("alice")
     gitlab.group("contractors", {}).invited = {alice.id: 30}
-    backend.groups_wanted = frozenset({"contractors"})
+    backend.groups_wanted = only(frozenset({"contractors"}))
     assert backend.authenticate("alice", gitlab.token(alice, "read_api")).groups == {"contractors"}
     assert not backend.authenticate("alice", gitlab.token(alice, "read_registry")).groups_known
 
@@ -369,16 +375,16 @@ def test_who_has_a_token_without_a_scope_for_a_registry_is_told(
 def test_questions_that_do_not_depend_on_each_other_are_asked_at_once(
     gitlab: StubGitLab, backend: GitLabBackend
 ) -> None:
-    """The user and the named groups: GitLab has all four questions before it answers the first."""
+    """The named groups: GitLab has all three questions before it answers the first."""
     alice = gitlab.user("alice")
     token = gitlab.token(alice, "read_api")
     for path in ("a", "b", "c"):
         gitlab.group(path, {alice.id: 30})
-    backend.groups_wanted = frozenset({"a", "b", "c"})
-    all_here = threading.Barrier(4, timeout=4)
+    backend.groups_wanted = only(frozenset({"a", "b", "c"}))
+    all_here = threading.Barrier(3, timeout=4)
 
     def together(handler: Handler) -> None:
-        if not handler.path.endswith("/self"):
+        if "/members/" in handler.path:
             all_here.wait()
         try:
             handler.api(handler.path.removeprefix("/api/v4"), {})
@@ -389,6 +395,29 @@ def test_questions_that_do_not_depend_on_each_other_are_asked_at_once(
         assert backend.authenticate("alice", token).groups == {"a", "b", "c"}
 
 
+@pytest.mark.parametrize("denies", [False, True])
+def test_a_pattern_takes_no_invited_group_away(gitlab: StubGitLab, backend: GitLabBackend, denies: bool) -> None:
+    """Those that rules name are asked for too, and a denial for a pattern may mean one that no list has."""
+    alice = gitlab.user("alice")
+    token = gitlab.token(alice, "read_api")
+    gitlab.group("team", {alice.id: 30})
+    gitlab.group("blocked", {}).invited = {alice.id: 30}
+    backend.groups_wanted = WantedGroups(frozenset({"blocked"}), others=True, others_deny=denies)
+    account = backend.authenticate("alice", token)
+    assert account.groups == {"team", "blocked"}
+    assert account.groups_known is not denies
+
+
+def test_somebody_elses_token_asks_for_no_groups(gitlab: StubGitLab, backend: GitLabBackend) -> None:
+    """Else every wrong name would cost GitLab twenty questions."""
+    gitlab.user("bob")
+    token = gitlab.token(gitlab.user("alice"), "read_api")
+    backend.groups_wanted = only(frozenset(f"g{number}" for number in range(20)))
+    with pytest.raises(InvalidCredentials):
+        backend.authenticate("bob", token)
+    assert not gitlab.asked("/groups")
+
+
 def test_groups_are_asked_for_also_where_no_thread_can_start(
     gitlab: StubGitLab, backend: GitLabBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -396,7 +425,7 @@ def test_groups_are_asked_for_also_where_no_thread_can_start(
     alice = gitlab.user("alice")
     token = gitlab.token(alice, "read_api")
     gitlab.group("a", {alice.id: 30})
-    backend.groups_wanted = frozenset({"a"})
+    backend.groups_wanted = only(frozenset({"a"}))
 
     def refuse(*_args: object) -> None:
         raise RuntimeError("can't start new thread")

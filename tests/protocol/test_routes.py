@@ -24,6 +24,7 @@ from tokenissuer.signing.issuer import Issuer
 from tokenissuer.signing.keys import SigningKey
 from tokenissuer.web.app import Application
 from tokenissuer.web.browsers import AllowedOrigins
+from tokenissuer.web.routes import check_pages
 
 if TYPE_CHECKING:
     from tests.protocol.conftest import Client, TokenAnswer
@@ -143,7 +144,8 @@ def test_the_404_says_what_was_asked_and_where_tokens_are(realm_client: RealmCli
         ("https://a.example/x/y/auth/token", ["/x/y/auth/token", "/y/auth/token", "/auth/token"], "/x/y"),
         ("https://a.example/oauth2/issue", ["/oauth2/issue", "/issue"], "/oauth2"),
         ("https://a.example/my%20login", ["/my login"], ""),
-        ("https://a.example", [], ""),
+        ("https://a.example", [""], ""),
+        ("https://a.example/", [""], ""),
     ],
 )
 def test_the_path_of_the_realm_is_served_whatever_a_proxy_takes_off(
@@ -162,8 +164,15 @@ def test_the_path_of_the_realm_is_served_whatever_a_proxy_takes_off(
         for prefix in {"", base}:
             assert client.ask("/", PATH_INFO=prefix + path).status == 200
     assert client.ask("/", PATH_INFO=f"/.well-known/oauth-authorization-server{base}").status == 200
-    assert client.ask("/", PATH_INFO="/elsewhere" + (paths or ["/x"])[0]).status == 404
-    assert client.ask("/", PATH_INFO="/").status == 404
+    assert client.ask("/", PATH_INFO="/elsewhere" + (paths[0].rstrip("/") or "/x")).status == 404
+    assert client.ask("/", PATH_INFO="/").status == (200 if not paths[0].strip("/") else 404)
+
+
+@pytest.mark.parametrize("path", ["/revoke", "/a/healthz", "/.well-known/jwks.json/"])
+def test_a_realm_may_not_take_the_place_of_another_page(path: str) -> None:
+    """Else tokens could not be revoked, say, and nobody would know."""
+    with pytest.raises(ValueError, match="is another page"):
+        check_pages(f"https://a.example{path}")
 
 
 ORIGIN = "https://ui.example.com"

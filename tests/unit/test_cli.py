@@ -463,6 +463,22 @@ def test_init_for_a_container_gives_everything_to_its_user(run: Run, tmp_path: P
     assert load_config(folder / "tokenissuer.toml").server.trusted_proxies == ("172.31.250.1",)
 
 
+def test_init_for_a_container_gives_away_nothing_that_was_there(run: Run, tmp_path: Path) -> None:
+    """Neither files nor what links lead to, nor somebody else's folder."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    victim, folder = tmp_path / "victim", tmp_path / "etc"
+    victim.write_text("")
+    folder.mkdir()
+    (folder / "link").symlink_to(victim)
+    (folder / "keep").write_text("")
+    failed(run("init", folder, "--for", "container"), "belongs to another user", "install -d -o 65532")
+    os.chown(folder, 65532, 65532)
+    assert run("init", folder, "--for", "container")[0] == 0
+    assert (victim.stat().st_uid, (folder / "keep").stat().st_uid) == (0, 0)
+    assert (folder / "auth.key").stat().st_uid == 65532
+
+
 def test_init_for_a_user_that_does_not_exist_says_how_to_make_it(run: Run, tmp_path: Path) -> None:
     """And leaves nothing behind."""
     folder = tmp_path / "etc"

@@ -352,19 +352,22 @@ def test_a_group_that_users_of_another_backend_can_make_is_named(set_up: Path) -
 @pytest.mark.parametrize(
     ("rule", "htpasswd", "gitlab"),
     [
-        ("authenticated = true", set(), set()),
-        ('groups = ["dev", "Ops"]', {"dev", "Ops"}, {"dev", "Ops"}),
-        ('groups = ["dev"]\nbackends = ["gitlab"]', set(), {"dev"}),
-        ('effect = "deny"\ngroups = ["dev"]', {"dev"}, {"dev"}),
-        ('effect = "deny"\nauthenticated = true\nrepositories = ["{group}/**"]', None, None),
-        ('accounts = ["x"]\nrepositories = ["{group}/**"]\nbackends = ["gitlab"]', set(), None),
-        ('groups = ["dev"]\nrepositories = ["{group}/**"]', {"dev"}, {"dev"}),
+        ("authenticated = true", "", ""),
+        ('groups = ["dev", "Ops"]', "Ops dev", "Ops dev"),
+        ('groups = ["dev"]\nbackends = ["gitlab"]', "", "dev"),
+        ('effect = "deny"\ngroups = ["dev"]', "dev", "dev"),
+        ('authenticated = true\nexcept_groups = ["dev"]', "dev", "dev"),
+        ('effect = "deny"\nauthenticated = true\nrepositories = ["{group}/**"]', "others deny", "others deny"),
+        ('effect = "deny"\ngroups = ["x", "d*"]', "x others deny", "x others deny"),
+        ('effect = "deny"\nauthenticated = true\nexcept_groups = ["d*"]', "others", "others"),
+        ('authenticated = true\nexcept_groups = ["d*"]', "others deny", "others deny"),
+        ('groups = ["d*"]', "others", "others"),
+        ('accounts = ["x"]\nrepositories = ["{group}/**"]\nbackends = ["gitlab"]', "", "others"),
+        ('groups = ["dev"]\nrepositories = ["{group}/**"]', "dev", "dev"),
     ],
 )
-def test_a_backend_knows_which_groups_rules_name(
-    set_up: Path, rule: str, htpasswd: set[str] | None, gitlab: set[str] | None
-) -> None:
-    """It need not find others, unless `{group}` may stand for any."""
+def test_a_backend_knows_which_groups_rules_ask_for(set_up: Path, rule: str, htpasswd: str, gitlab: str) -> None:
+    """It need not find others, unless a pattern or `{group}` may mean any; then one that is missing may deny."""
     repositories = "" if "repositories" in rule else 'repositories = ["x"]\n'
     more = '[[backends]]\ntype = "gitlab"\nurl = "https://gitlab.example.com"\n'
     path = set_up / "tokenissuer.toml"
@@ -372,4 +375,5 @@ def test_a_backend_knows_which_groups_rules_name(
     config = load_config(path)
     for name, wanted in (("htpasswd", htpasswd), ("gitlab", gitlab)):
         found = config.groups_wanted(name)
-        assert (None if found is None else set(found)) == wanted
+        words = [*sorted(found.named), *(["others"] if found.others else []), *(["deny"] if found.others_deny else [])]
+        assert " ".join(words) == wanted

@@ -247,6 +247,12 @@ def test_a_token_is_read_and_tried(run: Run, config: Path, typed: Callable[[str 
         ({"exp": 1}, "it has ended,"),
         ({"nbf": 9_000_000_000, "exp": 9_999_999_999}, "it begins in"),
         ({"exp": "soon"}, "no times that a registry can read"),
+        ({"exp": 10**30, "aud": "x"}, "it is for 'x'"),
+        ({"exp": -(10**14)}, "it has ended,"),
+        (
+            {"iss": "\x1b[8m\nforged", "access": [{"type": "repository", "name": "a\x1b[8m\nforged", "actions": []}]},
+            "the issuer",
+        ),
     ],
 )
 def test_a_token_that_no_registry_accepts_says_why(
@@ -259,6 +265,8 @@ def test_a_token_that_no_registry_accepts_says_why(
     typed(jwt.encode({**good, "access": [], **claims}, key.private, algorithm=key.algorithm, headers=header))
     code, out, _ = run("inspect", "--config", config)
     assert code == 1
+    assert "\x1b" not in out
+    assert not any(line.startswith("forged") for line in out.splitlines())
     refused = [line for line in out.splitlines() if line.startswith("refused")]
     assert says in refused[0]
 

@@ -482,6 +482,49 @@ def test_a_job_is_not_spared_by_a_denial_that_spares_its_user() -> None:
     assert not Policy([rule(except_accounts={"alice"})]).decide(job, asked()).allowed
 
 
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [("{group}", "org/sub"), ("{group}/app", "org/sub/app"), ("x/{group}/y", "x/org/sub/y"), ("{group}", "app")],
+)
+def test_an_unknown_group_may_have_slashes(pattern: str, name: str) -> None:
+    """A denial holds, and a permission that spares the group does not."""
+    caller = Caller(UNKNOWN, "r", None)
+    denial = rule(number=2, everyone=False, deny=True, groups={"org/sub"}, repositories=(pattern,))
+    assert granted([rule(), denial], asked(name=name), caller) == set()
+    spared = rule(everyone=False, authenticated=True, except_repositories=(pattern,))
+    assert granted([spared], asked(name=name), caller) == set()
+
+
+def test_a_job_does_not_get_its_users_place_from_a_rule_for_everyone() -> None:
+    """What everyone may do everywhere it may do."""
+    one = rule(repositories=("public/**", "{account}/**", "{group}/**"))
+    job = Caller(Account("alice", frozenset({"dev"}), delegated=True), "r", None)
+    assert granted([one], asked(name="public/x"), job) == {"pull"}
+    assert granted([one], asked(name="alice/x"), job) == set()
+    assert granted([one], asked(name="dev/x"), job) == set()
+
+
+def test_a_group_without_a_path_stands_for_nothing() -> None:
+    """And a denial that it makes holds for all."""
+    caller = Caller(Account("eve", frozenset({"x:"})), "r", None)
+    one = rule(everyone=False, authenticated=True, repositories=("{group}*", "pre{group}"))
+    for name in ("anything", "pre"):
+        assert granted([one], asked(name=name), caller) == set()
+    denial = rule(number=2, deny=True, everyone=False, authenticated=True, repositories=("{group}/**",))
+    assert granted([rule(), denial], asked(name="a/b"), caller) == set()
+
+
+@pytest.mark.parametrize(("written", "other"), [("ci:secret", "ci:\u017fecret"), ("ci:kube", "ci:\u212aube")])
+def test_letters_of_other_alphabets_are_no_small_ascii_letters(written: str, other: str) -> None:
+    """Whoever makes groups elsewhere may make one of that name."""
+    one = rule(everyone=False, groups={written}, repositories=("{group}/**", "**"))
+    assert granted([one], asked(name="a/b"), Caller(Account("eve", frozenset({other})), "r", None)) == set()
+    for name in (written, written.upper()):
+        assert granted([one], asked(name="a/b"), Caller(Account("a", frozenset({name})), "r", None)) == {"pull"}
+    umlaut = rule(everyone=False, groups={"\xdcbung"})
+    assert granted([umlaut], asked(name="a"), Caller(Account("a", frozenset({"\xfcbung"})), "r", None)) == {"pull"}
+
+
 def test_a_comment_is_in_the_reason() -> None:
     """For whoever reads the log."""
     rules = [rule(number=4, comment="the builders"), rule(number=5, deny=True)]

@@ -15,6 +15,7 @@ from tokenissuer.accounts.refusals import Refusals
 from tokenissuer.diagnosis import Finding, Findings, Severity, Stopwatch
 from tokenissuer.errors import InvalidCredentials, RequestError, TokenIssuerError
 from tokenissuer.options import NoOptions, load_plugin
+from tokenissuer.policy import fold
 from tokenissuer.scope import Access
 
 ENTRY_POINT_GROUP: Final = "tokenissuer.backends"
@@ -50,7 +51,7 @@ class Account:
     advice: str = field(default="", repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "groups", frozenset(group.casefold() for group in self.groups if group))
+        object.__setattr__(self, "groups", frozenset(fold(group) for group in self.groups if group))
 
     def group_named(self, text: str) -> str | None:
         """Return the name of its group that an access rule means; empty if the name is not certain; None if none.
@@ -61,8 +62,23 @@ class Account:
         Args:
             text: the group as the rule writes it.
         """
-        name = text.casefold()
+        name = fold(text)
         return name if name in self.groups else None
+
+
+@dataclass(frozen=True, slots=True)
+class WantedGroups:
+    """The groups that access rules ask for.
+
+    Args:
+        named: those that rules name, as the rules write them.
+        others: whether any other may matter too, because of a pattern or `{group}`.
+        others_deny: whether an account would get more if one of the others were not found.
+    """
+
+    named: frozenset[str] = frozenset()
+    others: bool = True
+    others_deny: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +116,8 @@ class Backend(ABC):
     #: Whether its users can make groups with names of their choice.
     users_make_groups: ClassVar[bool] = False
 
-    #: Set by the core: the groups that access rules name, as the rules write them. No others need to be found. None if
-    #: all are wanted.
-    groups_wanted: frozenset[str] | None = None
+    #: Set by the core: the groups that access rules ask for. No others need to be found.
+    groups_wanted: WantedGroups = WantedGroups()
 
     #: Set by the core: remembers which passwords are certainly wrong. A source that locks accounts after some wrong
     #: passwords is not to be asked about those again. None if nothing is to be remembered.

@@ -94,7 +94,8 @@ class _Counters:
             for width, times in enumerate((1, _WIDE_TIMES))
             if limit
         ]
-        self._limits.append(("source", 0, RateLimitItemPerMinute(SOURCE_LIMIT, namespace="source")))
+        # By the widest network: to the account source all of a customer's addresses are this server's one.
+        self._source: Final = RateLimitItemPerMinute(SOURCE_LIMIT, namespace="source")
         self._wrong: Final = RateLimitItemPerSecond(1, options.window, "wrong")
         self._known: Final = RateLimitItemPerSecond(1, KNOWN, "known")
         self._is_bounded: Final = isinstance(storage, MemoryStorage)
@@ -121,10 +122,17 @@ class _Counters:
                 continue
             # All jobs of a CI runner use one name, each with its own token: they may be many at once.
             # The limit of the account bounds the guesses of whoever shares the address with it.
-            is_bounded = left > 0 or (name != "account" and self._limits[0][0] == "account")
+            is_bounded = left > 0 or (name == "address" and self._limits[0][0] == "account")
             if is_bounded and self.is_known(attempt):
                 continue
             raise TooManyAttempts(math.ceil(max(1.0, end - time.time())) if left <= 0 else 1, name)
+        where = attempt.places[-1].address
+        if self._is_bounded and (self._source, where) not in self._kept:
+            return
+        end, left = self._moving.get_window_stats(self._source, where)
+        if left <= 0:
+            # Whoever it is: the account source would refuse everybody.
+            raise TooManyAttempts(math.ceil(max(1.0, end - time.time())), "source")
 
     def count(self, attempt: _Attempt, *, is_guess: bool, is_counted: bool = False) -> None:
         """Count a wrong password, unless the same one was counted within the window.
@@ -137,10 +145,14 @@ class _Counters:
         self._keep(self._wrong, attempt.password)
         if self._fixed.hit(self._wrong, attempt.password):
             for name, limit, who in self._of(attempt):
-                if not {"account": is_guess, "source": is_counted}.get(name, True):
+                if name == "account" and not is_guess:
                     continue
                 self._keep(limit, who)
                 self._moving.hit(limit, who)
+        if is_counted:
+            where = attempt.places[-1].address
+            self._keep(self._source, where)
+            self._moving.hit(self._source, where)
 
     def _of(self, attempt: _Attempt) -> Iterator[tuple[str, RateLimitItem, str]]:
         for name, width, limit in self._limits:

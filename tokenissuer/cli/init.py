@@ -134,16 +134,29 @@ class SetUp:
                     f"{folder / name} already exists and nothing is overwritten; name another folder"
                 )
         with contextlib.ExitStack() as undo:
-            _make_folder(folder, undo)
+            is_new = _make_folder(folder, undo)
+            if server is not None and self.purpose is Purpose.CONTAINER:
+                _give_folder(folder, server, is_new=is_new)
             for name, (content, mode) in texts.items():
-                _write_new(folder / name, content, mode, undo)
+                owner, mode = self._owner(name, mode, server)
+                _write_new(folder / name, content, mode, owner, undo)
             password = new_password()
             (backend,) = load_config(folder / FILE_NAME).backends
             backend.build().set_password(self.account, password)
-            if server is not None:
-                self._hand_over(server, undo)
+            if server is not None and self.purpose is not Purpose.CONTAINER and _make_folder(_STATE_FOLDER, undo):
+                _STATE_FOLDER.chmod(0o700)
+                os.chown(_STATE_FOLDER, *server)
             undo.pop_all()
         return password
+
+    def _owner(self, name: str, mode: int, server: tuple[int, int] | None) -> tuple[tuple[int, int], int]:
+        """Return owner and mode of a file: the user that serves reads what it needs."""
+        if server is None:
+            return (-1, -1), mode
+        if self.purpose is Purpose.CONTAINER:
+            # There `passwd` and `keys` run as this user too.
+            return server, mode
+        return ((-1, server[1]), 0o640) if name in ("auth.key", "users.htpasswd") else ((-1, -1), mode)
 
     def _images(self, folder: Path) -> Path:
         """Where the registry keeps its images: beside the rest, or where Debian's docker-registry may write."""
@@ -175,21 +188,6 @@ class SetUp:
         if os.geteuid() not in (0, found[0]):
             raise ConfigurationError(f"only root can give the files to the user '{name}'; use sudo")
         return None if os.geteuid() else found
-
-    def _hand_over(self, server: tuple[int, int], undo: contextlib.ExitStack) -> None:
-        """Let the user that serves read what it needs."""
-        user, group = server
-        if self.purpose is Purpose.CONTAINER:
-            # There `passwd` and `keys` run as this user too.
-            for path in (self.folder, *self.folder.iterdir()):
-                os.chown(path, user, group)
-            return
-        for name in ("auth.key", "users.htpasswd"):
-            os.chown(self.folder / name, -1, group)
-            (self.folder / name).chmod(0o640)
-        _make_folder(_STATE_FOLDER, undo)
-        os.chown(_STATE_FOLDER, user, group)
-        _STATE_FOLDER.chmod(0o700)
 
     def _configuration(self) -> str:
         return _template("tokenissuer.toml").substitute(
@@ -347,17 +345,37 @@ def _quote(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _make_folder(folder: Path, undo: contextlib.ExitStack) -> None:
+def _make_folder(folder: Path, undo: contextlib.ExitStack) -> bool:
+    """Make a folder and those above it; return whether it was not there."""
+    is_new = not folder.is_dir()
     for each in (*reversed(folder.parents), folder):
         if not each.is_dir():
             each.mkdir()
             undo.callback(each.rmdir)
+    return is_new
 
 
-def _write_new(path: Path, content: bytes, mode: int, undo: contextlib.ExitStack) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+def _give_folder(folder: Path, server: tuple[int, int], *, is_new: bool) -> None:
+    """Give a folder to the user that serves, if this command has made it: anybody may have put anything into another.
+
+    Raises:
+        ConfigurationError: if it is somebody else's.
+    """
+    if is_new:
+        os.chown(folder, *server, follow_symlinks=False)
+    elif folder.stat().st_uid != server[0]:
+        raise ConfigurationError(
+            f"{folder} is there and belongs to another user; name a new folder, or make it: install -d -o {server[0]} "
+            f"-g {server[1]} {shlex.quote(str(folder))}"
+        )
+
+
+def _write_new(path: Path, content: bytes, mode: int, owner: tuple[int, int], undo: contextlib.ExitStack) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     undo.callback(path.unlink)
     with os.fdopen(descriptor, "wb") as file:
+        # By the descriptor: in a folder of somebody else the name may lead to another file already.
+        os.fchown(descriptor, *owner)
         # The umask may have taken away permissions that the file needs.
         os.fchmod(descriptor, mode)
         file.write(content)

@@ -13,6 +13,7 @@ from typing import Any, Final
 import jwt
 
 from tokenissuer.config import Config, find_config, load_config
+from tokenissuer.diagnosis import one_line
 from tokenissuer.doctor.trust import Trust, load_bundle
 from tokenissuer.errors import TokenIssuerError
 from tokenissuer.signing.issuer import BACKDATING
@@ -44,13 +45,13 @@ def run(arguments: argparse.Namespace) -> int:
             "standard input is not a token: three parts with dots between, as a client gets it"
         ) from None
     bundle = arguments.bundle or config.signing.certificate
-    print(f"issuer    {claims.get('iss')!r}")
-    print(f"subject   {claims.get('sub')!r}" if claims.get("sub") else "subject   nobody")
-    print(f"audience  {claims.get('aud')!r}")
+    print(f"issuer    {claims.get('iss')!a}")
+    print(f"subject   {claims.get('sub')!a}" if claims.get("sub") else "subject   nobody")
+    print(f"audience  {claims.get('aud')!a}")
     for name in ("nbf", "exp"):
         print(f"{name}       {_moment(claims.get(name))}")
     for entry in _entries(claims):
-        print(f"allows    {entry}")
+        print(f"allows    {one_line(entry)}")
     if not claims.get("access"):
         print("allows    nothing; it only proves who somebody is")
     troubles = [*_troubles(config, claims), *_signature_troubles(text, header, bundle)]
@@ -71,9 +72,9 @@ def _entries(claims: Mapping[str, Any]) -> Iterator[str]:
 def _troubles(config: Config, claims: Mapping[str, Any]) -> Iterator[str]:
     now = time.time()
     if claims.get("iss") != config.issuer.name:
-        yield f"the issuer is {claims.get('iss')!r}; [issuer] name is {config.issuer.name!r}"
+        yield f"the issuer is {claims.get('iss')!a}; [issuer] name is {config.issuer.name!a}"
     if claims.get("aud") not in config.issuer.services:
-        yield f"it is for {claims.get('aud')!r}; [issuer] services are {', '.join(config.issuer.services)}"
+        yield f"it is for {claims.get('aud')!a}; [issuer] services are {', '.join(config.issuer.services)}"
     end, begin = claims.get("exp"), claims.get("nbf", 0)
     if not isinstance(end, int) or not isinstance(begin, int):
         yield "it has no times that a registry can read"
@@ -104,6 +105,7 @@ def _has_signed(key: PublicKey, text: str) -> bool:
 
 
 def _moment(seconds: object) -> str:
-    if not isinstance(seconds, int):
-        return f"{seconds!r}"
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"  # type: ignore[arg-type]  # tried
+    except (ValueError, OverflowError, TypeError, OSError):
+        return ascii(seconds)[:40]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from tokenissuer.cli.init import SetUp
-from tokenissuer.cli.serve import DEFAULT_LISTEN, listen_argument, open_server, stopped_by_signal
+from tokenissuer.cli.serve import DEFAULT_LISTEN, add_log_level, listen_argument, open_server, stopped_by_signal
 from tokenissuer.config import Config, load_config
 from tokenissuer.errors import ConfigurationError, TokenIssuerError
 from tokenissuer.monitoring.log import log_to_stderr
@@ -61,11 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help=f"the registry's address (default: {_DEFAULT_REGISTRY_LISTEN})",
     )
+    add_log_level(parser, default="warning")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """start an issuer and a registry that trusts it, with one account, in a new folder"""
-    log_to_stderr("warning")
+    log_to_stderr(arguments.log_level)
     listen, registry_listen = arguments.listen, arguments.registry_listen
     for address, flag in ((listen, "--listen"), (registry_listen, "--registry-listen")):
         if address.port == 0:

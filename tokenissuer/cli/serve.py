@@ -46,17 +46,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"requests answered at once (default: {THREADS})",
     )
-    parser.add_argument(
-        "--log-level",
-        choices=["debug", "info", "warning", "error"],
-        default="info",
-        help="the least severe messages shown (default: info)",
-    )
+    add_log_level(parser, default="info")
     parser.add_argument(
         "--log-format",
         choices=[*LogFormat],
         default=LogFormat.AUTO,
         help="how lines are written (default: auto, which is text on a terminal and json elsewhere)",
+    )
+
+
+def add_log_level(parser: argparse.ArgumentParser, default: str) -> None:
+    """Declare the option `--log-level`."""
+    parser.add_argument(
+        "--log-level",
+        choices=["debug", "info", "warning", "error"],
+        default=default,
+        help=f"the least severe messages shown (default: {default})",
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import getpass
+import os
+import pwd
 import sys
 import syslog
 
 from tokenissuer.config import find_config, load_config
+from tokenissuer.diagnosis import one_line
 from tokenissuer.errors import TokenIssuerError
 from tokenissuer.options import near_match
 from tokenissuer.policy.expectation import one_scope
@@ -35,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise TokenIssuerError(str(error)) from None
     token = config.make_issuer(config.load_key()).issue(arguments.account, service, granted)
     note = (
-        f"{getpass.getuser()} has signed a token by hand: account '{arguments.account}', service '{service}', "
+        f"{_user()} has signed a token by hand: account '{one_line(arguments.account)}', service '{service}', "
         f"it allows '{scope_text(granted)}', jti {token.jti}, for {token.expires_in} seconds"
     )
     # Whoever asks later who could push must find it where other logins are noted.
@@ -44,3 +46,10 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"tokenissuer: {note}", file=sys.stderr)
     print(token.text)
     return 0
+
+
+def _user() -> str:
+    """Name who runs this, by the system and not by what the environment says of it."""
+    name = pwd.getpwuid(os.getuid()).pw_name
+    by = os.environ.get("SUDO_USER", "")
+    return f"{name} (sudo by {one_line(by)!a})" if by else name

@@ -1,7 +1,7 @@
 """Access rules → decision. No clock, no I/O."""
 
 from tokenissuer.policy.decision import Decision, Policy
-from tokenissuer.policy.pattern import Glob, account_path
+from tokenissuer.policy.pattern import Glob, account_path, fold
 from tokenissuer.policy.rule import (
     CATALOG_ACTIONS,
     NOBODY,
@@ -26,4 +26,5 @@ __all__ = [
     "Policy",
     "Rule",
     "account_path",
+    "fold",
 ]

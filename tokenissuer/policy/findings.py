@@ -8,7 +8,7 @@ from typing import Final
 
 from tokenissuer.diagnosis import Finding, Findings, Severity
 from tokenissuer.options import near_match
-from tokenissuer.policy.pattern import NamePattern, account_path
+from tokenissuer.policy.pattern import NamePattern, account_path, fold
 from tokenissuer.policy.rule import Rule
 from tokenissuer.scope import Access
 
@@ -118,7 +118,7 @@ def _covers(denial: Rule, rule: Rule) -> bool:
         or (
             is_named
             and rule.accounts.texts <= denial.accounts.texts
-            and {name.casefold() for name in rule.groups.texts} <= {name.casefold() for name in denial.groups.texts}
+            and set(map(fold, rule.groups.texts)) <= set(map(fold, denial.groups.texts))
         )
     )
     covers_what = all(
@@ -173,9 +173,9 @@ def path_findings(rules: Iterable[Rule], accounts: Iterable[str]) -> Findings:
 
 def _unknown(texts: Iterable[str], there: Set[str], *, folds: bool) -> Iterator[str]:
     # Rules compare groups without regard to capitals.
-    names = {name.casefold() for name in there} if folds else there
+    names = set(map(fold, there)) if folds else there
     for text in sorted(texts):
-        wanted = text.casefold() if folds else text
+        wanted = fold(text) if folds else text
         pattern = NamePattern(wanted)
         if wanted not in names and not ("*" in wanted and any(pattern.matches(name) for name in names)):
             yield text

@@ -42,9 +42,21 @@ def _codes(letters: str, *, is_start: bool) -> list[str]:
     return ["0", *codes] if codes and is_start else codes
 
 
-def _path_of(group: str) -> str:
-    """Return what `{group}` stands for: a group `github:org/app` is the path behind the colon."""
+def group_path(group: str) -> str:
+    """Return what `{group}` stands for: a group `github:org/app` is the path behind the last colon."""
     return group.rpartition(":")[2]
+
+
+def fold(name: str) -> str:
+    """Return a group's name without capitals.
+
+    A letter that is not ASCII never becomes one that is, as U+212A becomes `k` elsewhere: somebody may have made a
+    group of that name.
+    """
+    if name.isascii():
+        return name.lower()
+    small = ((letter, letter.lower()) for letter in name)
+    return "".join(low if len(low) == 1 and letter.isascii() == low.isascii() else letter for letter, low in small)
 
 
 class NamePattern:
@@ -83,7 +95,7 @@ class Glob:
         #: Whether `{group}` is in it.
         self.names_groups: Final = "{group}" in text
         self._without_values: Final = _filled(self._segments, {})
-        self._with_any_group: Final = Glob(text.replace("{group}", "*")) if self.names_groups else self
+        self._with_any_group: Final = Glob(_with_any_group(text)) if self.names_groups else self
 
     @property
     def first_segment(self) -> str:
@@ -110,7 +122,7 @@ class Glob:
         if not self.names_groups:
             return _match_segments(_filled(self._segments, {"{account}": path}), segments)
         return any(
-            _match_segments(_filled(self._segments, {"{account}": path, "{group}": _path_of(group)}), segments)
+            _match_segments(_filled(self._segments, {"{account}": path, "{group}": group_path(group)}), segments)
             if group
             else self._with_any_group.matches(name, account, ())
             for group in groups
@@ -118,6 +130,13 @@ class Glob:
 
     def __repr__(self) -> str:
         return f"Glob({self.text!r})"
+
+
+def _with_any_group(text: str) -> str:
+    """Return a pattern that matches whatever `{group}` may stand for, and perhaps more: a group may have slashes."""
+    *first, last = text.split("/")
+    segments = [wide for segment in first for wide in (("*", "**") if "{group}" in segment else (segment,))]
+    return "/".join([*segments, "**" if "{group}" in last else last])
 
 
 # A segment is None for `**`, else the pieces between its stars; a piece is a list of texts and placeholders.

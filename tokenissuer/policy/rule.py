@@ -8,7 +8,7 @@ from typing import Final, Literal, Protocol
 
 from tokenissuer.net import IPAddress, IPNetwork, parse_network
 from tokenissuer.options import near_match, option
-from tokenissuer.policy.pattern import Glob, NamePattern
+from tokenissuer.policy.pattern import Glob, NamePattern, fold, group_path
 from tokenissuer.scope import Access
 
 #: What can be done to a repository. A token never says `*` for one: some registries take it for a word.
@@ -74,7 +74,7 @@ class Names:
         self.has_patterns: Final = self.exact != self.texts
         self._patterns: Final = tuple(NamePattern(text) for text in self.texts - self.exact)
         # Groups are compared without regard to capitals, as their exact names are.
-        self._folded: Final = tuple(NamePattern(text.casefold()) for text in self.texts - self.exact)
+        self._folded: Final = tuple(NamePattern(fold(text)) for text in self.texts - self.exact)
 
     def name(self, account: Identity) -> bool:
         """Whether an account is meant by its own name."""
@@ -198,6 +198,9 @@ class Rule:
         return bool(self.except_groups) and not account.groups_known and not self.deny
 
     def _is_about(self, account: Identity | None, name: str) -> bool:
+        if account is not None and account.delegated and not self.deny:
+            # A rule for everyone: the place of its user is not for every job.
+            account = None
         # A denial also holds for a group that nobody knows.
         groups = self._groups_of(account, with_unknown=self.deny)
         return any(glob.matches(name, _name_of(account), groups) for glob in self.repositories)
@@ -209,10 +212,20 @@ class Rule:
     @property
     def needs_all_groups(self) -> bool:
         """Whether groups that the rule does not name may matter."""
-        if self.groups.has_patterns or self.except_groups.has_patterns:
-            return True
+        return self._widens(self.groups, self.repositories) or self._widens(
+            self.except_groups, self.except_repositories
+        )
+
+    @property
+    def spares_who_hides_groups(self) -> bool:
+        """Whether an account would get more if a group that the rule does not name were not found."""
+        if self.deny:
+            return self._widens(self.groups, self.repositories)
+        return self._widens(self.except_groups, self.except_repositories)
+
+    def _widens(self, names: Names, globs: Iterable[Glob]) -> bool:
         is_for_others = self.everyone or self.authenticated or bool(self.accounts)
-        return is_for_others and any(glob.names_groups for glob in (*self.repositories, *self.except_repositories))
+        return names.has_patterns or (is_for_others and any(glob.names_groups for glob in globs))
 
     def _groups_of(self, account: Identity | None, *, with_unknown: bool) -> frozenset[str]:
         """Return what `{group}` stands for: if only its groups make the rule apply, then only the groups it names.
@@ -225,6 +238,8 @@ class Rule:
             names = account.groups
         else:
             names = self.groups.groups_of(account)
+        # A group without a path stands for no repository: a denial holds then, whatever the name is.
+        names = frozenset(name if group_path(name) else "" for name in names)
         if not with_unknown:
             return names - {""}
         return names if account.groups_known else names | {""}
@@ -294,6 +309,9 @@ class AccessOptions:
         ):
             if "" in names:
                 raise ValueError(f"'{key}' has an empty name, which is nobody's; take it out")
+        for key, names in (("groups", self.groups), ("except_groups", self.except_groups)):
+            if dns := sorted(text for text in names if "*" in text and "=" in text):
+                raise ValueError(f"'{key}' has '{dns[0]}': a pattern is for short names, not for DNs; name each DN")
         for key, values in (("services", self.services), ("backends", self.backends), ("networks", self.networks)):
             if values is not None and not values:
                 raise ValueError(f"'{key}' is empty, so the rule would never apply; name some, or leave the key out")

@@ -52,8 +52,20 @@ class Addresses:
         routes[f"{METADATA}{base}"] = METADATA
         routes |= {f"{prefix}{path}": TOKEN for prefix in _suffixes(base) for path in TOKEN_PATHS}
         # A proxy may take any part of the path off, but not all of it.
-        routes |= dict.fromkeys((path for path in _suffixes(realm) if path), TOKEN)
+        routes |= dict.fromkeys((path for path in _suffixes(realm) if path or not realm), TOKEN)
         return routes
+
+
+def check_pages(realm: str) -> None:
+    """Prove that the realm's path is not that of another page.
+
+    Raises:
+        ValueError: if it is.
+    """
+    path = unquote(urlsplit(realm).path).rstrip("/")
+    for page in _PAGES:
+        if path.endswith(page):
+            raise ValueError(f"'realm' is '{realm}', and {page} is another page; use for example {TOKEN}")
 
 
 def _suffixes(path: str) -> Iterator[str]:
