@@ -216,7 +216,7 @@ class Api:
         return tuple(row for row in rows if _same(row.get("username"), username))
 
     def _token_account(
-        self, username: str, token: Credential, deadline: Deadline, wanted: frozenset[str] | None
+        self, username: str, token: Credential, deadline: Deadline, wanted: WantedGroups
     ) -> TokenAccount:
         try:
             facts = self._client.get(TOKEN_ROUTE, token, deadline).table()

@@ -135,11 +135,11 @@ def test_a_backend_finds_the_real_account(run: Run, config: Path) -> None:
     assert "groups: dev" in out
     failed(run(*arguments, "--account", "mallory", "--config", config), "no longer in the password file", "--group")
     # Without --backend each is asked, and one that nobody has is told.
-    arguments = ("explain", "--address", "10.1.1.1", "repository:team/app:pull", "--config", config)
-    code, out, _ = run(*arguments, "--account", "alice")
+    others = ("explain", "--address", "10.1.1.1", "repository:team/app:pull", "--config", config)
+    code, out, _ = run(*others, "--account", "alice")
     assert code == 0
     assert "account 'alice' of backend 'htpasswd', groups: dev" in out
-    code, out, _ = run(*arguments, "--account", "mallory")
+    code, out, _ = run(*others, "--account", "mallory")
     assert code == 1
     assert "note: the account was not found, so it has no groups here" in out
 

@@ -482,7 +482,7 @@ def test_no_password_is_so_long_that_it_takes_long(file: Path, monkeypatch: pyte
         lengths.append(len(secret))
         return real(secret, hash_)
 
-    monkeypatch.setitem(hash_module._VERIFIERS, kind, counted)  # type: ignore[arg-type]  # a dict at run time
+    monkeypatch.setitem(hash_module._VERIFIERS, kind, counted)
     backend = opened(file)
     for name in ("alice", "nobody"):
         with pytest.raises(InvalidCredentials):
