@@ -447,7 +447,9 @@ class _Parts:
 
 
 def unusable_findings(backend: str, listing: Listing | None) -> Findings:
-    """Report the accounts of a backend that can never log in."""
+    """Report the accounts of a backend that can never log in, and the lines that are no account's."""
+    for line in listing.ignored if listing else ():
+        yield Finding(Severity.WARNING, f"backend '{backend}'", f"{line}; until then the line is left out")
     for name, reason in listing.unusable.items() if listing else ():
         yield Finding(Severity.WARNING, f"backend '{backend}'", f"the account '{name}' cannot log in: {reason}")
 

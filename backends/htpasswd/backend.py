@@ -99,7 +99,7 @@ class HtpasswdBackend(Backend):
         if name in self._passwords.unusable:
             raise InvalidCredentials(reason=self._passwords.unusable[name])
         if name not in self._hashes:
-            raise InvalidCredentials(reason="the name is no longer in the password file")
+            raise InvalidCredentials(reason="the name is not in the password file")
         return self._account(name)
 
     def listing(self) -> Listing:
@@ -108,6 +108,7 @@ class HtpasswdBackend(Backend):
             frozenset(self._hashes.keys() | self._passwords.unusable.keys()),
             frozenset().union(*self._groups.values()),
             {name: f"{self._options.path}, {reason}" for name, reason in self._passwords.unusable.items()},
+            tuple(f"{self._options.path}, {line}" for line in self._passwords.ignored),
         )
 
     def diagnose(self, account: str = "", repository: str = "") -> Findings:
@@ -133,8 +134,6 @@ class HtpasswdBackend(Backend):
                 f"others can make themselves members of any group (mode {group_mode:04o})",
                 f"run: chmod go-w {groups}",
             )
-        for line in self._passwords.ignored[:_MAX_FINDINGS]:
-            yield Finding(Severity.WARNING, subject, line)
         weak = [(name, weakness) for name, hash_ in self._hashes.items() if (weakness := hashes.weakness(hash_))]
         for name, weakness in weak[:_MAX_FINDINGS]:
             yield Finding(

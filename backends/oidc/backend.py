@@ -83,9 +83,11 @@ class OidcBackend(Backend):
 
     def diagnose(self, account: str = "", repository: str = "") -> Findings:
         """Report on the provider and its keys."""
+        subject = f"provider {self._options.provider}"
+        if account:
+            yield Finding(Severity.INFO, subject, "accounts are there only while their platform's ID token is valid")
         if account or repository:
             return
-        subject = f"provider {self._options.provider}"
         try:
             count = len(self._keys.current())
         except BackendUnavailable as error:

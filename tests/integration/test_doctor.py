@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
+import os
 import re
+import shlex
 import signal
 import socket
 import ssl
@@ -437,7 +439,7 @@ def test_b16_tokens_may_be_longer_than_proxies_take(case: Case) -> None:
 def test_b8_an_account_that_nobody_knows(case: Case) -> None:
     """Found without its password."""
     case.start(2)
-    case.doctor("--account", "nobody").is_only(("error", "nobody", "the name is no longer in the password file"))
+    case.doctor("--account", "nobody").is_only(("error", "nobody", "the name is not in the password file"))
 
 
 def test_b8_an_account_that_is_locked(case: Case) -> None:
@@ -865,3 +867,46 @@ def test_the_apache_of_conf(case: Case, tmp_path: Path) -> None:
         ("error", "the header Authorization does not arrive", "WSGIPassAuthorization On"),
         ("warning", "a form in chunks does not arrive: 411", "WSGIChunkedRequest On"),
     )
+
+
+# ------------------------------------------------------------------------------------------- the pictures in the manual
+
+MANUAL = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
+
+
+def on_a_terminal(case: Case) -> str:
+    """What `doctor` shows on a terminal without colours, with the places of the manual in it."""
+    program = case.host.program("script", "install bsdutils")
+    command = [case.host.tokenissuer(), "doctor", "--config", str(case.issuer.config), "--registry", case.address]
+    command += ["--registry-config", str(case.registry_file), "--account", "alice"]
+    ran = case.host.run(
+        program, "-qec", shlex.join(command), "/dev/null", env={"TERM": "xterm", "NO_COLOR": "1", "LC_ALL": "C.UTF-8"}
+    )
+    # Python has read each carriage return as the end of a line; progress stands behind some.
+    text = re.sub(r"\n\x1b\[K(?:  [^\n]* \.\.\. \d+ s)?", "", ran.stdout)
+    for place, shown in (
+        (str(case.issuer.folder), "set-up"),
+        (f":{case.port}", ":5000"),
+        (f":{case.issuer.port}", ":5001"),
+    ):
+        text = text.replace(place, shown)
+    # What differs from one run to the next.
+    text = re.sub(r"\d+\.\d+ (m?s)\b", r"0.1 \1", text)
+    text = re.sub(r"after \d+ ms", "after 2 ms", text)
+    return re.sub(r"\d{3,4} characters", "1132 characters", text)
+
+
+def test_the_pictures_in_the_manual_are_what_is_shown(case: Case) -> None:
+    """One of a healthy set-up, and one with a blank too many in the issuer's name."""
+    case.start()
+    healthy = on_a_terminal(case)
+    case.edit(f"issuer: {ISSUER}", f'issuer: "{ISSUER} "')
+    broken = on_a_terminal(case)
+    if os.environ.get("UPDATE_PICTURES"):
+        new = iter((healthy, broken))
+        page = re.sub(
+            r"(```text doctor\n).*?(?=```)", lambda found: found[1] + next(new), MANUAL.read_text(), flags=re.DOTALL
+        )
+        MANUAL.write_text(page)
+    shown = re.findall(r"```text doctor\n(.*?)```", MANUAL.read_text(), re.DOTALL)
+    assert [healthy, broken] == shown

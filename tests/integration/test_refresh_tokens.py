@@ -124,7 +124,7 @@ def test_a_removed_account_ends_the_login(
     assert ENDED in logged_in_client.push(new_image(), fresh.reference("team/app")).failed()
     users.write_text(line)
     assert ENDED in logged_in_client.push(new_image(), fresh.reference("team/app")).failed()
-    assert "ended: the name is no longer in the password file" in sessions(fresh, host, "list")
+    assert "ended: the name is not in the password file" in sessions(fresh, host, "list")
 
 
 def test_the_administrator_lists_and_revokes(

@@ -108,7 +108,7 @@ def test_a_changed_password_file_takes_effect_while_serving(own_sites: Sites, ho
     assert issuer.ask(user="alice").status == 200
 
 
-def test_a_broken_password_file_leaves_the_old_one_in_force(own_sites: Sites, host: Host) -> None:
+def test_a_bad_line_in_the_password_file_stops_nobody(own_sites: Sites, host: Host) -> None:
     """The log names file and line, and nothing of what the line holds."""
     issuer = own_sites.new_issuer("breaking")
     server = issuer.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -133,7 +134,7 @@ def test_a_backend_finds_the_real_account(run: Run, config: Path) -> None:
     code, out, _ = run(*arguments, "--account", "alice", "--config", config)
     assert code == 0
     assert "groups: dev" in out
-    failed(run(*arguments, "--account", "mallory", "--config", config), "no longer in the password file", "--group")
+    failed(run(*arguments, "--account", "mallory", "--config", config), "not in the password file", "--group")
     # Without --backend each is asked, and one that nobody has is told.
     others = ("explain", "--address", "10.1.1.1", "repository:team/app:pull", "--config", config)
     code, out, _ = run(*others, "--account", "alice")
@@ -275,3 +276,16 @@ def test_what_is_no_token_is_not_shown(run: Run, config: Path, typed: Callable[[
     """It may be a password."""
     typed("planted.secret")
     assert "planted" not in failed(run("inspect", "--config", config), "standard input is not a token")
+
+
+def test_the_picture_in_the_manual_is_what_is_printed(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the set-up that `init` makes."""
+    page = (Path(__file__).parents[2] / "docs" / "access.md").read_text()
+    command, picture = re.findall(r"```sh\ntokenissuer (explain [^\n]*)\n```\n\n```text\n(.*?)```", page, re.DOTALL)[0]
+    assert run("init", tmp_path / "set-up")[0] == 0
+    monkeypatch.chdir(tmp_path / "set-up")
+    arguments = [word.replace("/etc/tokenissuer/", "") for word in command.split()]
+    _, out, err = run(*arguments)
+    assert (out, err) == (picture, "")

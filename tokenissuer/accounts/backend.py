@@ -89,11 +89,13 @@ class Listing:
         accounts: names of the accounts.
         groups: names of the groups that have members.
         unusable: for each account that can never log in, the place and the reason.
+        ignored: lines that are no account's, each with its place and the reason.
     """
 
     accounts: frozenset[str]
     groups: frozenset[str]
     unusable: Mapping[str, str] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
 
 
 class Backend(ABC):
