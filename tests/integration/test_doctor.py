@@ -905,8 +905,11 @@ def test_the_pictures_in_the_manual_are_what_is_shown(case: Case) -> None:
     if os.environ.get("UPDATE_PICTURES"):
         new = iter((healthy, broken))
         page = re.sub(
-            r"(```text doctor\n).*?(?=```)", lambda found: found[1] + next(new), MANUAL.read_text(), flags=re.DOTALL
+            r"(```text\n)✓ configuration.*?(?=```)",
+            lambda found: found[1] + next(new),
+            MANUAL.read_text(),
+            flags=re.DOTALL,
         )
         MANUAL.write_text(page)
-    shown = re.findall(r"```text doctor\n(.*?)```", MANUAL.read_text(), re.DOTALL)
+    shown = re.findall(r"```text\n(✓ configuration.*?)```", MANUAL.read_text(), re.DOTALL)
     assert [healthy, broken] == shown
