@@ -21,6 +21,7 @@ import pytest
 
 from tests.integration.browser.chromium import Chromium
 from tests.support.http import Answer, basic
+from tests.support.nginx import nginx_file
 
 if TYPE_CHECKING:
     from tests.integration.browser.chromium import Page
@@ -41,25 +42,11 @@ catalog = true
 actions = ["pull", "push", "delete"]
 """
 
-NGINX = """
-daemon off;
-{user}
-pid {folder}/nginx.pid;
-worker_processes 1;
-events {{ worker_connections 64; }}
-http {{
-    access_log {folder}/access.log;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    types {{ text/html html; text/javascript js; }}
+HTTP = """
+    types { text/html html; text/javascript js; }
     proxy_set_header Host $http_host;
     proxy_set_header X-Forwarded-For $remote_addr;
     proxy_set_header X-Forwarded-Proto $scheme;
-{servers}
-}}
 """
 
 # The registry answers a preflight with 401, which no browser takes for a yes: nginx answers in its place.
@@ -185,8 +172,7 @@ class Maker:
             pytest.skip("no nginx program: install nginx-light")
         folder = self.host.folder / "nginx"
         folder.mkdir()
-        user = "user root;" if os.geteuid() == 0 else ""
-        (folder / "nginx.conf").write_text(NGINX.format(folder=folder, user=user, servers=servers))
+        (folder / "nginx.conf").write_text(nginx_file(folder, HTTP + servers))
         server = self.host.start("nginx", program, "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf"))
         server.wait_for(lambda: (folder / "nginx.pid").exists())
         return folder / "access.log"

@@ -21,21 +21,10 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.integration.doctor_cases import (
-    ISSUER,
-    SERVICE,
-    Authority,
-    Case,
-    certificate,
-    make_authority,
-    make_case,
-    new_key,
-    pem,
-    pem_key,
-    with_clock,
-)
+from tests.integration.doctor_cases import ISSUER, SERVICE, Case, make_case, with_clock
 from tests.integration.production.conftest import Production
 from tests.support.ldap import READER, READER_PASSWORD, SEARCH, FakeDirectory, Message, hanging
+from tests.support.tls import Authority, certificate, make_authority, new_key, pem, pem_key
 from tokenissuer.signing.keys import load_private_key
 
 if TYPE_CHECKING:

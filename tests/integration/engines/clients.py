@@ -7,6 +7,7 @@ import io
 import json
 import re
 import tarfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -41,7 +42,7 @@ class Machine(Client):
         (self.docker_config / "config.json").write_text(json.dumps({"auths": {registry: login}}))
 
 
-class Tool:
+class Tool(ABC):
     """A client. What it lacks it does not define: no operation of that name, no cell in the table."""
 
     name: ClassVar[str]
@@ -53,17 +54,17 @@ class Tool:
     delete: Callable[[Machine, str], Ran] | None = None
     build: Callable[[Machine, str, str], Ran] | None = None
 
+    @abstractmethod
     def version(self) -> str:
         """The version of the program."""
-        raise NotImplementedError
 
+    @abstractmethod
     def push(self, machine: Machine, image: Image, reference: str) -> Ran:
         """Bring an image, or what the client has instead, into the registry."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pull(self, machine: Machine, reference: str) -> Ran:
         """Fetch it from the registry, whatever may be here already."""
-        raise NotImplementedError
 
 
 def number(text: str) -> str:

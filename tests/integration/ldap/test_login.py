@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,7 @@ BIND_AS: dict[str, Any] = {"bind_as": f"uid={{user}},{PEOPLE}", "bind_dn": "", "
 OTHERS = {"bob": "pw-bob", "carol": "pw-carol", "dave": "pw-dave", "erin": "pw-erin"}
 
 
-class LdapContract(BackendContract):
+class LdapContract(BackendContract, ABC):
     """What holds for every backend holds for this one in every way of connecting."""
 
     username, password = "alice", "pw-alice"
@@ -43,9 +44,9 @@ class LdapContract(BackendContract):
         self.slapd = slapd
         return self.connected(slapd, new_backend)
 
+    @abstractmethod
     def connected(self, slapd: Slapd, new_backend: NewBackend) -> LdapBackend:
         """The backend under test."""
-        raise NotImplementedError  # a subclass says how
 
     def outages(self, backend: Backend) -> Iterable[AbstractContextManager[object]]:
         """The server hangs, or is down and its connections with it."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import datetime
 import http.client
 import importlib.resources
-import ipaddress
 import json
 import os
 import re
@@ -30,12 +28,10 @@ from urllib.parse import urlencode
 
 import bcrypt
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from tests.support.http import Answer, basic
+from tests.support.nginx import nginx_file
+from tests.support.tls import Authority, make_authority
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Client, Host, Image, Issuer, Server, Site, Sites
@@ -52,6 +48,30 @@ repositories = ["{account}/**"]
 actions = ["pull", "push", "delete"]
 """
 
+#: With a rule for addresses inside, and one against an address.
+NETWORK_RULES = (
+    RULES
+    + """
+[[access]]
+authenticated = true
+repositories = ["inside/**"]
+actions = ["pull"]
+networks = ["127.0.0.2"]
+
+[[access]]
+authenticated = true
+repositories = ["kept/**"]
+actions = ["pull"]
+
+[[access]]
+authenticated = true
+repositories = ["kept/**"]
+actions = ["pull"]
+networks = ["127.0.0.3"]
+effect = "deny"
+"""
+)
+
 LDAP = """
 [[backends]]
 type = "ldap"
@@ -61,23 +81,6 @@ bind_password_file = "{secret}"
 
 [backends.user]
 base = "dc=example,dc=test"
-"""
-
-NGINX = """
-daemon off;
-{user}
-pid {folder}/nginx.pid;
-worker_processes 2;
-events {{ worker_connections 512; }}
-http {{
-    access_log {folder}/access.log;
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    include {folder}/site*.conf;
-}}
 """
 
 APACHE = """
@@ -121,60 +124,6 @@ def fill_in(text: str, places: Mapping[str, str]) -> str:
         assert place in text, f"{place!r} is not in the file any more"
         text = text.replace(place, value)
     return text
-
-
-@dataclass(frozen=True)
-class Authority:
-    """A certificate authority, and what it has signed for this machine."""
-
-    folder: Path
-
-    @property
-    def certificate(self) -> Path:
-        """What clients trust."""
-        return self.folder / "ca.crt"
-
-    @property
-    def server_certificate(self) -> Path:
-        """For 127.0.0.1 and localhost."""
-        return self.folder / "server.crt"
-
-    @property
-    def server_key(self) -> Path:
-        """Its key."""
-        return self.folder / "server.key"
-
-    def trust(self, client: Client) -> None:
-        """Let a person's machine trust it."""
-        client.env["SSL_CERT_FILE"] = str(self.certificate)
-
-
-def make_authority(folder: Path) -> Authority:
-    """A new authority with one server certificate."""
-    now = datetime.datetime.now(datetime.UTC)
-
-    def build(subject: str, key: ec.EllipticCurvePrivateKey, issuer: str) -> x509.CertificateBuilder:
-        names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)]) for text in (subject, issuer)]
-        return (
-            x509.CertificateBuilder(issuer_name=names[1], subject_name=names[0])
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(days=2))
-        )
-
-    ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    ca = build("Test CA", ca_key, "Test CA").add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-    addresses = [ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("127.0.0.2")]
-    names = [x509.DNSName("localhost"), *map(x509.IPAddress, addresses)]
-    leaf = build("test server", key, "Test CA").add_extension(x509.SubjectAlternativeName(names), critical=False)
-    authority = Authority(folder)
-    for path, builder in ((authority.certificate, ca), (authority.server_certificate, leaf)):
-        path.write_bytes(builder.sign(ca_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-    authority.server_key.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return authority
 
 
 @dataclass
@@ -312,9 +261,7 @@ class Production:
         self.fill_in = fill_in
         self.conf = CONF
         self.issuers: list[Server] = []
-        authority = folder / "tls"
-        authority.mkdir()
-        self.authority = make_authority(authority)
+        self.authority = make_authority(folder / "tls", "localhost", "127.0.0.1", "127.0.0.2")
 
     def issuer(self, name: str, realm: str | None = None, *, trusted: str = "127.0.0.1", rules: str = RULES) -> Issuer:
         """A set-up as `init` makes it, with accounts alice and bob, for clients that are sent to the realm."""
@@ -378,7 +325,7 @@ class Production:
         folder.mkdir()
         for number, site in enumerate(sites):
             (folder / f"site{number}.conf").write_text(site)
-        (folder / "nginx.conf").write_text(NGINX.format(folder=folder, user="user root;" if os.geteuid() == 0 else ""))
+        (folder / "nginx.conf").write_text(nginx_file(folder, f"include {folder}/site*.conf;"))
         command = [program, "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf")]
         tried = self.host.run(*command, "-t")
         assert tried.code == 0, str(tried)

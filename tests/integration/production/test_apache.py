@@ -7,31 +7,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.integration.production.conftest import NETWORK_RULES
+
 if TYPE_CHECKING:
     from tests.integration.conftest import Client, Image
     from tests.integration.production.conftest import Front, Production
 
 pytestmark = pytest.mark.integration
 
-RULES = """
-[[access]]
-authenticated = true
-repositories = ["{account}/**"]
-actions = ["pull", "push", "delete"]
-
-[[access]]
-authenticated = true
-repositories = ["inside/**"]
-actions = ["pull"]
-networks = ["127.0.0.2"]
-"""
-
 
 @pytest.fixture(params=[2, 3], ids=["registry2", "registry3"])
 def front(request: pytest.FixtureRequest, production: Production) -> Front:
     """Apache, with a registry of each generation behind it."""
     port = production.host.free_port()
-    issuer = production.issuer("set-up", f"https://127.0.0.1:{port}/jwt/auth", rules=RULES)
+    issuer = production.issuer("set-up", f"https://127.0.0.1:{port}/jwt/auth", rules=NETWORK_RULES)
     site = production.registry(issuer, request.param)
     return production.apache(issuer, port, site.registry)
 

@@ -12,36 +12,13 @@ from urllib.parse import unquote
 
 import pytest
 
+from tests.integration.production.conftest import NETWORK_RULES
+
 if TYPE_CHECKING:
     from tests.integration.conftest import Client, Image, Issuer
     from tests.integration.production.conftest import Front, Production
 
 pytestmark = pytest.mark.integration
-
-RULES = """
-[[access]]
-authenticated = true
-repositories = ["{account}/**"]
-actions = ["pull", "push", "delete"]
-
-[[access]]
-authenticated = true
-repositories = ["inside/**"]
-actions = ["pull"]
-networks = ["127.0.0.2"]
-
-[[access]]
-authenticated = true
-repositories = ["kept/**"]
-actions = ["pull"]
-
-[[access]]
-authenticated = true
-repositories = ["kept/**"]
-actions = ["pull"]
-networks = ["127.0.0.3"]
-effect = "deny"
-"""
 
 
 def one_host(production: Production, issuer: Issuer, port: int, registry: str, *servers: int) -> str:
@@ -55,7 +32,7 @@ def one_host(production: Production, issuer: Issuer, port: int, registry: str, *
 def front(production: Production) -> Front:
     """nginx, in front of an issuer and nothing that could be the registry."""
     port = production.host.free_port()
-    issuer = production.issuer("set-up", f"https://127.0.0.1:{port}/jwt/auth", rules=RULES)
+    issuer = production.issuer("set-up", f"https://127.0.0.1:{port}/jwt/auth", rules=NETWORK_RULES)
     production.serve(issuer)
     return production.nginx(issuer, port, one_host(production, issuer, port, "127.0.0.1:9"))
 
@@ -163,7 +140,7 @@ def test_forged_headers_change_nothing_behind_nginx(front: Front) -> None:
 @pytest.mark.parametrize("server", ["serve", "gunicorn"])
 def test_forged_headers_change_nothing_without_nginx(production: Production, server: str) -> None:
     """Sent to the issuer itself, from an address that is no proxy of ours."""
-    issuer = production.issuer("set-up", rules=RULES)
+    issuer = production.issuer("set-up", rules=NETWORK_RULES)
     if server == "serve":
         production.serve(issuer)
     front = production.direct(issuer) if server == "serve" else production.gunicorn(issuer)
@@ -180,7 +157,7 @@ def test_forged_headers_change_nothing_without_nginx(production: Production, ser
 def test_what_a_chain_of_proxies_appends_is_read_from_the_right(production: Production) -> None:
     """An nginx that adds to the header, as one behind another proxy must, is believed for what it added."""
     port = production.host.free_port()
-    issuer = production.issuer("set-up", f"https://127.0.0.1:{port}/jwt/auth", rules=RULES)
+    issuer = production.issuer("set-up", f"https://127.0.0.1:{port}/jwt/auth", rules=NETWORK_RULES)
     server = production.serve(issuer)
     text = one_host(production, issuer, port, "127.0.0.1:9")
     text = production.fill_in(text, {"X-Forwarded-For $remote_addr;": "X-Forwarded-For $proxy_add_x_forwarded_for;"})

@@ -14,6 +14,8 @@ from urllib.parse import unquote, urlencode
 
 import pytest
 
+from tests.integration.production.conftest import NETWORK_RULES
+
 if TYPE_CHECKING:
     from tests.integration.conftest import Client, Image, Issuer
     from tests.integration.production.conftest import Front, Production
@@ -25,31 +27,6 @@ NOWHERE = "127.0.0.1:9"
 PAGES = "/jwt/auth /revoke /.well-known/jwks.json"
 PAGES_BELOW = "/registry-auth/token /registry-auth/revoke /registry-auth/.well-known/jwks.json"
 HAPROXY_USER = "    user haproxy\n    group haproxy\n    chroot /var/lib/haproxy\n"
-
-RULES = """
-[[access]]
-authenticated = true
-repositories = ["{account}/**"]
-actions = ["pull", "push", "delete"]
-
-[[access]]
-authenticated = true
-repositories = ["inside/**"]
-actions = ["pull"]
-networks = ["127.0.0.2"]
-
-[[access]]
-authenticated = true
-repositories = ["kept/**"]
-actions = ["pull"]
-
-[[access]]
-authenticated = true
-repositories = ["kept/**"]
-actions = ["pull"]
-networks = ["127.0.0.3"]
-effect = "deny"
-"""
 
 every_new_proxy = pytest.mark.parametrize("proxy", ["caddy", "haproxy", "traefik"])
 every_proxy = pytest.mark.parametrize("proxy", ["nginx", "caddy", "haproxy", "traefik"])
@@ -159,7 +136,7 @@ def make(production: Production) -> Callable[..., Front]:
 
     def make(proxy: str, registry: int | str = NOWHERE, changes: Mapping[str, str] | None = None) -> Front:
         port = production.host.free_port()
-        issuer = production.issuer("set-up", f"https://127.0.0.1:{port}/jwt/auth", rules=RULES)
+        issuer = production.issuer("set-up", f"https://127.0.0.1:{port}/jwt/auth", rules=NETWORK_RULES)
         production.serve(issuer)
         if isinstance(registry, int):
             registry = production.registry(issuer, registry).registry

@@ -94,8 +94,7 @@ class Engine:
         (folder / "daemon.json").write_text("{}")
         ctr = companion(containerd, "ctr")
         command = [*network.enter, containerd, "--config", f"{folder}/containerd.toml"]
-        ready = lambda: run(ctr, "--address", socket, "version").code == 0  # noqa: E731
-        start(stack, "containerd", command, folder, ready)
+        start(stack, "containerd", command, folder, lambda: run(ctr, "--address", socket, "version").code == 0)
         command = [*network.enter, dockerd, "--config-file", f"{folder}/daemon.json", "--host", self.host]
         command += ["--containerd", socket, "--data-root", f"{folder}/docker", "--exec-root", f"{folder}/exec"]
         command += ["--pidfile", f"{folder}/docker.pid", "--bridge=none"]
