@@ -7,7 +7,7 @@ import difflib
 import importlib.metadata
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
@@ -110,6 +110,22 @@ def near_match(word: str, known: Iterable[str]) -> str:
     if close:
         return f"did you mean '{close[0]}'?"
     return f"known: {', '.join(names)}" if names else "there are none"
+
+
+def with_place(where: str, build: Callable[[], T]) -> T:
+    """Return what `build` returns.
+
+    Args:
+        where: the file or table, to be named if it fails.
+        build: what may fail.
+
+    Raises:
+        ConfigurationError: what `build` raised, with the place before its text.
+    """
+    try:
+        return build()
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{where}: {error}") from error
 
 
 def decode(schema: type[T], table: Mapping[str, Any], where: str, folder: Path) -> T:

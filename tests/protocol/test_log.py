@@ -159,7 +159,11 @@ def test_a_line_says_who_got_what(client: Client, caplog: pytest.LogCaptureFixtu
     ("user", "password", "reason"),
     [
         ("bob", "never tried elsewhere", "the password is wrong"),
-        ("nobody", "wrong", "no backend knows the name (the name is not in the password file)"),
+        (
+            "nobody-in-the-log",
+            "never tried elsewhere",
+            "no backend knows the name (the name is not in the password file)",
+        ),
         ("bob", "", "the password is empty"),
     ],
 )

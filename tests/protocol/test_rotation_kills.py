@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tokenissuer.config import load_config
+from tokenissuer.config import config_findings, load_config
 from tokenissuer.errors import TokenIssuerError
 from tokenissuer.signing.keys import KeyType, load_signing_key
 from tokenissuer.signing.rotation import Rotation, State
@@ -153,10 +153,12 @@ def test_a_change_that_was_cut_short_is_named(set_up: Path) -> None:
     """By `check`, until a command has put it in order."""
     rotation = rotation_in(set_up)
     (set_up / "auth.key.rotation").write_text('{"doing": "keys add", "switched": 0, "taken": 0}')
-    findings = [str(finding) for finding in load_config(set_up / "tokenissuer.toml").findings(NOW)]
+    findings = [str(finding) for finding in config_findings(load_config(set_up / "tokenissuer.toml"), NOW)]
     assert any("keys add" in finding and "tokenissuer keys list" in finding for finding in findings)
     rotation.mend()
-    assert not any("keys add" in str(finding) for finding in load_config(set_up / "tokenissuer.toml").findings(NOW))
+    assert not any(
+        "keys add" in str(finding) for finding in config_findings(load_config(set_up / "tokenissuer.toml"), NOW)
+    )
 
 
 def test_a_previous_key_that_is_the_key_in_use_costs_no_certificate(set_up: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tokenissuer.config import find_config, load_config
+from tokenissuer.config import config_findings, find_config, load_config
 from tokenissuer.errors import ConfigurationError
 from tokenissuer.policy import Caller
 from tokenissuer.scope import Access
@@ -345,7 +345,7 @@ def test_a_group_that_users_of_another_backend_can_make_is_named(set_up: Path) -
     path = set_up / "tokenissuer.toml"
     for more, is_warned in (("", True), ('backends = ["htpasswd"]\n', False)):
         path.write_text(f"{GOOD}{gitlab}{rule}{more}")
-        found = [str(finding) for finding in load_config(path).findings(0)]
+        found = [str(finding) for finding in config_findings(load_config(path), 0)]
         assert any("who makes a group" in finding for finding in found) is is_warned
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tokenissuer.config import load_config
+from tokenissuer.config import config_findings, load_config
 from tokenissuer.diagnosis import Severity, control_findings, secret_findings
 
 
@@ -44,15 +44,17 @@ def test_every_file_with_a_secret_is_looked_at(set_up: Path, name: str) -> None:
         + '[refresh]\n[refresh.store]\ntype = "sqlite"\npath = "store/sessions.sqlite3"\n'
     )
     config = load_config(path)
-    assert not [finding for finding in config.findings(0) if "others can" in finding.fact]
+    assert not [finding for finding in config_findings(config, 0) if "others can" in finding.fact]
     (set_up / name).chmod(0o604)
-    assert [finding.subject for finding in config.findings(0) if "others can" in finding.fact] == [str(set_up / name)]
+    assert [finding.subject for finding in config_findings(config, 0) if "others can" in finding.fact] == [
+        str(set_up / name)
+    ]
 
 
 def test_a_folder_for_sessions_that_is_missing_is_named(set_up: Path) -> None:
     """With the command that makes it: `serve` would not start."""
     path = set_up / "tokenissuer.toml"
     path.write_text(f'{path.read_text()}[refresh]\n[refresh.store]\ntype = "sqlite"\npath = "gone/s.sqlite3"\n')
-    (finding,) = (finding for finding in load_config(path).findings(0) if finding.subject == "[refresh.store]")
+    (finding,) = (finding for finding in config_findings(load_config(path), 0) if finding.subject == "[refresh.store]")
     assert str(set_up / "gone") in finding.fact
     assert "install -d" in finding.remedy

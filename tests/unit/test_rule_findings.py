@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.rules import ASKED, CALLERS, RULES
+from tokenissuer.accounts.backend import Listing
 from tokenissuer.config import parse_config
 from tokenissuer.policy import AccessOptions, Caller, Policy, Rule
-from tokenissuer.policy.findings import KnownNames, name_findings, path_findings, rule_findings
+from tokenissuer.policy.findings import name_findings, path_findings, rule_findings
 from tokenissuer.scope import Access
 
-FILE = KnownNames({"alice", "ci-1", "Bob@example.com"}, {"Dev", "ops"})
+FILE = Listing(frozenset({"alice", "ci-1", "Bob@example.com"}), frozenset({"Dev", "ops"}))
 SHA = "{SHA}nU4eI71bcnBGqeO0t9tXvY1u5oQ="  # pass
 
 

@@ -97,6 +97,17 @@ class Listing:
     unusable: Mapping[str, str] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
 
+    def findings(self, backend: str) -> Findings:
+        """Report the accounts that can never log in, and the lines that are no account's.
+
+        Args:
+            backend: its name in the configuration.
+        """
+        for line in self.ignored:
+            yield Finding(Severity.WARNING, f"backend '{backend}'", f"{line}; until then the line is left out")
+        for name, reason in self.unusable.items():
+            yield Finding(Severity.WARNING, f"backend '{backend}'", f"the account '{name}' cannot log in: {reason}")
+
 
 class Backend(ABC):
     """A source of accounts. One instance serves all threads and keeps no state of a request.

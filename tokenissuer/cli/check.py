@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from tokenissuer.config import find_config, load_config
+from tokenissuer.config import config_findings, find_config, load_config
 from tokenissuer.diagnosis import Severity
 from tokenissuer.doctor.permissions import user_findings
 from tokenissuer.doctor.sources import source_findings
@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     # First, while there is one thread: it forks.
     unusable = list(user_findings(config, arguments.user))
     found = [
-        *config.findings(time.time()),
+        *config_findings(config, time.time()),
         *unusable,
         *source_findings(config, arguments.repository, arguments.account),
     ]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from tokenissuer.config import Config
+from tokenissuer.config import Config, config_findings
 from tokenissuer.diagnosis import Finding, Severity
 from tokenissuer.doctor.facts import Facts, Outcome
 from tokenissuer.doctor.permissions import user_findings
@@ -30,7 +30,7 @@ _HEADER_NAME: Final = len("Authorization: Bearer ")
 def check_configuration(facts: Facts) -> Outcome:
     """Look at configuration, key, certificate, rules and permissions, as `tokenissuer check` does."""
     config = facts.config
-    found = [*config.findings(time.time()), *user_findings(config, None)]
+    found = [*config_findings(config, time.time()), *user_findings(config, None)]
     try:
         facts.key = config.load_key()
         facts.key.expiry(time.time())

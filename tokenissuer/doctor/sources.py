@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from tokenissuer.accounts.backend import Backend, Listing
-from tokenissuer.config import Config, known_names, unusable_findings
+from tokenissuer.config import Config
 from tokenissuer.diagnosis import Finding, Findings, Severity, Stopwatch
 from tokenissuer.errors import BackendUnavailable, ConfigurationError
 from tokenissuer.policy.findings import name_findings, path_findings
@@ -38,7 +38,8 @@ def source_findings(config: Config, repository: str | None = None, account: str 
         try:
             listing = listings[backend_config.name] = backend.listing()
             yield from backend.diagnose()
-            yield from unusable_findings(backend_config.name, listing)
+            if listing:
+                yield from listing.findings(backend_config.name)
             yield from _readiness(backend_config.name, backend)
             if repository is not None:
                 yield from backend.diagnose(repository=repository)
@@ -47,7 +48,7 @@ def source_findings(config: Config, repository: str | None = None, account: str 
         finally:
             backend.close()
     yield from _account_findings(found_by)
-    yield from name_findings(config.rules, known_names(listings))
+    yield from name_findings(config.rules, listings)
     accounts = frozenset[str]().union(*(listing.accounts for listing in listings.values() if listing))
     yield from path_findings(config.rules, accounts)
 

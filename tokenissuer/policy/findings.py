@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from tokenissuer.diagnosis import Finding, Findings, Severity
 from tokenissuer.options import near_match
@@ -16,17 +15,16 @@ from tokenissuer.scope import Access
 _MAX_NAMED: Final = 20
 
 
-@dataclass(frozen=True, slots=True)
-class KnownNames:
-    """All accounts and groups of one backend.
+class KnownNames(Protocol):
+    """All accounts and groups of one backend: a `Listing`."""
 
-    Args:
-        accounts: names of the accounts.
-        groups: names of the groups.
-    """
+    @property
+    def accounts(self) -> frozenset[str]:
+        """Names of the accounts."""
 
-    accounts: Set[str]
-    groups: Set[str]
+    @property
+    def groups(self) -> frozenset[str]:
+        """Names of the groups."""
 
 
 def rule_findings(rules: Sequence[Rule]) -> Findings:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tokenissuer.config import THREADS, Running, file_stamps, load_config
+from tokenissuer.config import THREADS, Running, config_findings, file_stamps, load_config
 from tokenissuer.diagnosis import log_findings
 from tokenissuer.errors import ConfigurationError
 from tokenissuer.monitoring.metrics import RELOADS
@@ -152,7 +152,7 @@ class ReloadingApplication:
         self._files = files
         self._stamps = tuple((path, stamps.get(path, stamp)) for path, stamp in file_stamps(files))
         running = config.build(self._threads, before)
-        log_findings(_log, config.findings(time.time()))
+        log_findings(_log, config_findings(config, time.time()))
         return running
 
     def _report(self, trouble: str) -> None:
