@@ -24,6 +24,7 @@ from webob import Request
 
 from tests.support.http import Answer, basic
 from tests.support.ldap_fixtures import new_backend, new_directory
+from tests.support.machine import free_port
 from tokenissuer.config import load_config
 from tokenissuer.signing.keys import SigningKey, private_pem
 from tokenissuer.web.app import Application
@@ -220,9 +221,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path],
     with contextlib.ExitStack() as started:
 
         def start(config: Path) -> Server:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = probe.getsockname()[1]
+            port = free_port()
             output = tmp_path_factory.mktemp("serve") / "output"
             options = ["serve", "--config", str(config), "--listen", f"127.0.0.1:{port}", "--log-level", "debug"]
             with output.open("wb") as file:

@@ -33,7 +33,7 @@ from tests.support.ldap import (
     hanging,
     tlv,
 )
-from tests.support.machine import wait_until
+from tests.support.machine import free_port, wait_until
 from tokenissuer.accounts.cache import CachedBackend, Deadline
 from tokenissuer.accounts.chain import Chain, Login
 from tokenissuer.accounts.limit import Threads
@@ -974,9 +974,7 @@ def test_a_directory_that_is_down_at_the_start_is_found_when_it_comes(
     new_directory: NewDirectory, new_backend: NewBackend
 ) -> None:
     """Nothing but the first login needs it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     backend = new_backend(f"ldap://127.0.0.1:{port}")
     with pytest.raises(BackendUnavailable) as caught:
         backend.authenticate("alice", "right")

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import random
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+
+
+def port_numbers(worker: int, workers: int) -> Iterator[int]:
+    """Numbers for servers, below the range the kernel takes for outgoing connections.
+
+    One process of the tests never gives a number twice before it has given all others, so a server that is still
+    starting loses its port to nobody; processes of the same run have different numbers.
+    """
+    numbers = range(20000 + worker, 32000, workers)
+    # From the system: two runs at the same time must not begin at the same number.
+    start = random.SystemRandom().randrange(len(numbers))
+    return itertools.cycle([*numbers[start:], *numbers[:start]])
+
+
+# pytest-xdist names its processes gw0, gw1 and so on.
+numbers = port_numbers(
+    int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")),
+    int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")),
+)
 
 
 def free_port() -> int:
-    """A port nobody listens on, below the range the kernel takes for outgoing connections."""
-    while True:
-        # From the system: processes that run tests at the same time must not draw the same numbers.
-        port = random.SystemRandom().randrange(20000, 32000)
-        if is_free(port):
-            return port
+    """A port nobody listens on, and that nobody else in these tests is about to listen on."""
+    return next(port for port in numbers if is_free(port))
 
 
 def is_free(port: int) -> bool:
