@@ -7,7 +7,7 @@ else is private and may change.
 from tokenissuer.accounts.backend import Account, Backend, Listing, WantedGroups
 from tokenissuer.accounts.cache import Cache, Deadline
 from tokenissuer.config import load_config, parse_config
-from tokenissuer.diagnosis import Finding, Findings, Severity, Stopwatch
+from tokenissuer.diagnosis import Finding, Findings, Severity, Stopwatch, control_findings, secret_findings
 from tokenissuer.errors import (
     BackendUnavailable,
     ConfigurationError,
@@ -17,8 +17,10 @@ from tokenissuer.errors import (
     TokenIssuerError,
     UnknownAccount,
 )
+from tokenissuer.files import locked_folder, read_file, read_text, replace_file
 from tokenissuer.net import tls_context
-from tokenissuer.options import Secret, option, read_file, read_text
+from tokenissuer.options import Secret, option
+from tokenissuer.policy import fold
 from tokenissuer.scope import Access
 from tokenissuer.sessions.store import Session, Store
 from tokenissuer.web.app import Application
@@ -46,10 +48,15 @@ __all__ = [
     "TokenIssuerError",
     "UnknownAccount",
     "WantedGroups",
+    "control_findings",
+    "fold",
     "load_config",
+    "locked_folder",
     "option",
     "parse_config",
     "read_file",
     "read_text",
+    "replace_file",
+    "secret_findings",
     "tls_context",
 ]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from tokenissuer.errors import ConfigurationError
-from tokenissuer.options import read_file
+from tokenissuer.files import read_file
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network

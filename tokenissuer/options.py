@@ -13,50 +13,11 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 from tokenissuer.errors import ConfigurationError
+from tokenissuer.files import read_text
 
 T = TypeVar("T")
 
 _TYPE_NAMES: Final = {str: "a string", int: "a whole number", bool: "true or false", Path: "a path in quotes"}
-
-
-# Byte order marks, spaces without width and marks of direction. Editors on Windows write the first of them.
-_INVISIBLE: Final = tuple(mark.encode() for mark in "\ufeff\u200b\u200c\u200d\u200e\u200f\u2060")
-_UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
-
-
-def read_file(path: Path, what: str = "") -> bytes:
-    """Return a file's content without what starts it invisibly. Every file with a meaning is read by this function.
-
-    Args:
-        path: the file.
-        what: what is in it, for the message.
-
-    Raises:
-        ConfigurationError: if it cannot be read, or is UTF-16.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"cannot read {f'the {what} ' if what else ''}{path}: {error.strerror}") from None
-    if content.startswith(_UTF_16):
-        raise ConfigurationError(f"{path} is saved as UTF-16; save it as UTF-8")
-    while mark := next((mark for mark in _INVISIBLE if content.startswith(mark)), b""):
-        content = content.removeprefix(mark)
-    return content
-
-
-def read_text(path: Path) -> str:
-    """Return the text of a file that `read_file` reads.
-
-    Raises:
-        ConfigurationError: if it cannot be read, or is not UTF-8.
-    """
-    content = read_file(path)
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        number = content.count(b"\n", 0, error.start) + 1
-        raise ConfigurationError(f"{path}, line {number}: not UTF-8; save the file as UTF-8") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,11 +207,7 @@ def _is_secret(hint: Any) -> bool:
 
 
 def _secret_from_file(path: Path, where: str) -> Secret:
-    try:
-        text = read_text(path)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{where}: {error}") from None
-    text = text.removesuffix("\n").removesuffix("\r")
+    text = with_place(where, lambda: read_text(path)).removesuffix("\n").removesuffix("\r")
     if not text:
         raise ConfigurationError(f"{where}: {path} is empty; put the secret into it")
     return Secret(text, path)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import os
-import stat
-import tempfile
 import threading
 import unicodedata
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,8 +22,12 @@ from tokenissuer import (
     Severity,
     TokenIssuerError,
     UnknownAccount,
+    control_findings,
+    locked_folder,
     option,
     read_file,
+    replace_file,
+    secret_findings,
 )
 from tokenissuer_backends.htpasswd import hash as hashes
 from tokenissuer_backends.htpasswd.groups import read_groups
@@ -118,22 +117,10 @@ class HtpasswdBackend(Backend):
         if account or repository:
             return
         subject = str(self._options.path)
-        mode = stat.S_IMODE(self._options.path.stat().st_mode)
-        if mode & (stat.S_IRWXO | stat.S_IWGRP):
-            yield Finding(
-                Severity.ERROR,
-                subject,
-                f"others can read or change the password hashes (mode {mode:04o})",
-                f"run: chmod o-rwx,g-w {subject}",
-            )
         groups = self._options.groups
-        if groups is not None and (group_mode := stat.S_IMODE(groups.stat().st_mode)) & (stat.S_IWOTH | stat.S_IWGRP):
-            yield Finding(
-                Severity.ERROR,
-                str(groups),
-                f"others can make themselves members of any group (mode {group_mode:04o})",
-                f"run: chmod go-w {groups}",
-            )
+        yield from secret_findings(self._options.path, "the password hashes")
+        if groups is not None:
+            yield from control_findings(groups)
         weak = [(name, weakness) for name, hash_ in self._hashes.items() if (weakness := hashes.weakness(hash_))]
         for name, weakness in weak[:_MAX_FINDINGS]:
             yield Finding(
@@ -170,11 +157,10 @@ class HtpasswdBackend(Backend):
         if len(secret) > hashes.BCRYPT_BYTES:
             raise TokenIssuerError(f"the password has {len(secret)} bytes; bcrypt takes at most {hashes.BCRYPT_BYTES}")
         hash_ = bcrypt.hashpw(secret, bcrypt.gensalt(hashes.BCRYPT_COST)).decode("ascii")
-        # A link stays a link: the file it points to is replaced.
         path = self._options.path.resolve()
         try:
-            with _locked(path.parent):
-                _replace(path, with_line(read_file(path), username, hash_))
+            with locked_folder(path.parent):
+                replace_file(path, with_line(read_file(path), username, hash_), path)
         except ValueError as error:
             raise TokenIssuerError(f"{path}: {error}") from None
         except OSError as error:
@@ -197,35 +183,3 @@ class HtpasswdBackend(Backend):
 
 def _is_typable(text: str, longest: int) -> bool:
     return 0 < len(text) <= longest and not any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Let one writer in at a time: a second one would restore the first one's old lines."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Replace a file atomically and keep its mode and owner."""
-    status = path.stat()
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            fresh = os.fstat(descriptor)
-            # Compared with the new file: a folder may give its own group to new files.
-            if (fresh.st_uid, fresh.st_gid) != (status.st_uid, status.st_gid):
-                os.fchown(descriptor, status.st_uid, status.st_gid)
-            os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise

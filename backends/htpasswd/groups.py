@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from tokenissuer import ConfigurationError
-from tokenissuer_backends.htpasswd.lines import read_lines
+from tokenissuer import ConfigurationError, read_file
+from tokenissuer_backends.htpasswd.lines import lines_of
 
 # A word, or several in quotes: https://httpd.apache.org/docs/2.4/mod/mod_authz_groupfile.html
 _MEMBERS: Final = re.compile(
@@ -27,7 +27,7 @@ def read_groups(path: Path) -> Mapping[str, frozenset[str]]:
     groups: dict[str, set[str]] = {}
     spelled: dict[str, str] = {}
     troubles = []
-    for number, raw in read_lines(path):
+    for number, raw in lines_of(read_file(path)):
         try:
             group, members = _parse(raw.decode("utf-8"))
             # Rules ignore case, so these would be one group, with the members of both.

@@ -3,18 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-
-from tokenissuer import read_file
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Return the number and the text of each line that is neither empty nor a comment.
-
-    Raises:
-        ConfigurationError: if the file cannot be read.
-    """
-    yield from lines_of(read_file(path))
 
 
 def lines_of(content: bytes) -> Iterator[tuple[int, bytes]]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from tokenissuer import Account, UnknownAccount
+from tokenissuer import Account, UnknownAccount, fold
 from tokenissuer_backends.ldap import standing
 from tokenissuer_backends.ldap.directory import Conversation
 from tokenissuer_backends.ldap.failure import Incomplete, Misconfigured, Refused
@@ -45,7 +45,8 @@ class LdapAccount(Account):
             dn = DistinguishedName.parse(text)
         except ValueError:
             return Account.group_named(self, text)
-        return self.group_names.get(dn)
+        name = self.group_names.get(dn)
+        return fold(name) if name else name
 
 
 class Accounts:
@@ -150,11 +151,11 @@ class Accounts:
         if self._groups is not None:
             groups = self._groups.of(entry, name, conversation)
         account = LdapAccount(
-            name.lower(),
+            fold(name),
             frozenset(group.name for group in groups if group.name),
             password_version="" if self._options.bind_as else standing.password_version(entry),
             dn=entry.dn,
-            group_names={group.dn: group.name.casefold() for group in groups},
+            group_names={group.dn: group.name for group in groups},
         )
         required = self._options.groups.required if self._options.groups else ()
         if required and all(account.group_named(group) is None for group in required):

@@ -15,6 +15,7 @@ from tokenissuer import (
     Findings,
     InvalidCredentials,
     UnknownAccount,
+    fold,
 )
 from tokenissuer_backends.ldap import standing
 from tokenissuer_backends.ldap.account import Accounts, LdapAccount
@@ -198,7 +199,7 @@ class LdapBackend(Backend):
     def _look_up(self, conversation: Conversation, name: str) -> LdapAccount:
         entry = self._accounts.find_again(conversation, name)
         spelled = self._accounts.name_of(entry)
-        if spelled.lower() != name:
+        if fold(spelled) != name:
             raise UnknownAccount(reason="the entry has another name now")
         if self._options.directory == "ad" and not entry.texts("userAccountControl"):
             raise Misconfigured("'bind_dn' may not read userAccountControl, which tells who is disabled")
@@ -216,9 +217,9 @@ class LdapBackend(Backend):
                 # Samba does not tell. What has logged in must be one of the entry's own names, which are unique.
                 kind, who = "u", bound_as
             if kind == "u":
-                spelled = who.rpartition("\\")[2].lower()
+                spelled = fold(who.rpartition("\\")[2])
                 names = (*entry.texts("sAMAccountName"), *entry.texts("userPrincipalName"))
-                if spelled in (name.lower() for name in names):
+                if spelled in (fold(name) for name in names):
                     return
                 raise Refused(f"{who} has logged in, but {entry.dn} was found") from None
             bound = DistinguishedName.given(who)

@@ -30,7 +30,7 @@ class Group:
 
     Args:
         dn: its distinguished name.
-        name: its short name, in lower case; empty if it is not certain.
+        name: its short name, as the directory spells it; empty if it is not certain.
     """
 
     dn: DistinguishedName
@@ -130,7 +130,7 @@ class GroupSearch:
         for value in values:
             dn = DistinguishedName.given(value)
             if not self._parsed_bases or any(dn.is_below(base) for base in self._parsed_bases):
-                yield Group(dn, dn.spelling.lower())
+                yield Group(dn, dn.spelling)
 
     def _search(self, filter_: str, conversation: Conversation, *more: str) -> list[tuple[Entry, Group]]:
         try:
@@ -146,10 +146,10 @@ class GroupSearch:
     def _name_of(self, entry: Entry) -> str:
         values = entry.texts(self._name)
         if len(values) == 1:
-            return values[0].lower()
+            return values[0]
         # Of several names only the one in the DN counts: the others need not be unique.
         own = DistinguishedName.given(entry.dn).spelling
-        return own.lower() if own in values else ""
+        return own if own in values else ""
 
 
 def _batches(found: Sequence[T]) -> Iterable[Sequence[T]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Final
 
-from tokenissuer import Deadline, Finding, Findings, InvalidCredentials, RequestError, Severity, Stopwatch
+from tokenissuer import Deadline, Finding, Findings, InvalidCredentials, RequestError, Severity, Stopwatch, fold
 from tokenissuer_backends.ldap import standing
 from tokenissuer_backends.ldap.account import Accounts, LdapAccount, see
 from tokenissuer_backends.ldap.directory import Conversation, Directory
@@ -177,7 +177,7 @@ class Report:
         entry = self._accounts.find(conversation, username)
         done(f"find the entry: {entry.dn}")
         name = self._accounts.name_of(entry)
-        done(f"account name: {name.lower()} (from '{self._accounts.name_attribute}')")
+        done(f"account name: {fold(name)} (from '{self._accounts.name_attribute}')")
         standing.refuse_unusable(entry)
         if reason := standing.passing_objection(entry, datetime.now(UTC)):
             raise Refused(reason)

@@ -536,6 +536,20 @@ def test_long_lists_of_groups_are_fetched_to_their_end(new_directory: NewDirecto
     assert backend.authenticate("alice", "right").groups == {f"group-{number}" for number in range(10)}
 
 
+def test_a_letter_that_is_not_ascii_makes_nobody_somebody_else(
+    new_directory: NewDirectory, new_backend: NewBackend
+) -> None:
+    """U+212A looks like K, and other software makes a `k` of it."""
+    groups = ["cn=\u212aeepers,dc=test", "cn=Straße,dc=test", "cn=OPS,dc=test"]
+    entries = {ALICE: {"uid": ["\u212aevin"], "memberOf": groups}}
+    backend = new_backend(new_directory(entries=entries), groups=GroupOptions(attribute="memberOf"))
+    account = backend.authenticate("alice", "right")
+    assert account.name == "\u212aevin"
+    assert account.group_named("keepers") is None
+    assert account.groups == {"\u212aeepers", "straße", "ops"}
+    assert account.group_named("CN=straße,dc=test") == account.group_named("Straße") == "straße"
+
+
 def test_a_list_of_groups_that_never_ends_is_an_outage(
     new_directory: NewDirectory, new_backend: NewBackend, short_login: float
 ) -> None:

@@ -338,7 +338,7 @@ FINDINGS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "only-denials": (
         lambda f: edit(f / "tokenissuer.toml", 'actions = ["pull', 'effect = "deny"\nactions = ["pull'),
         "warning: [[access]]: ",
-        "add one",
+        "add a rule",
     ),
 }
 

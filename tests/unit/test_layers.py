@@ -16,7 +16,7 @@ BACKENDS = Path(tokenissuer_backends.__path__[0])
 
 #: From the top down.
 ROOMS = [
-    {"errors", "scope", "policy", "net", "options", "diagnosis"},
+    {"errors", "scope", "policy", "net", "files", "options", "diagnosis"},
     {"signing"},
     {"accounts"},
     {"sessions"},

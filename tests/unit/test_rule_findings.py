@@ -15,7 +15,7 @@ from tests.support.rules import ASKED, CALLERS, RULES
 from tokenissuer.accounts.backend import Listing
 from tokenissuer.config import parse_config
 from tokenissuer.policy import AccessOptions, Caller, Policy, Rule
-from tokenissuer.policy.findings import name_findings, path_findings, rule_findings
+from tokenissuer.policy.findings import allowance_findings, name_findings, path_findings, rule_findings
 from tokenissuer.scope import Access
 
 FILE = Listing(frozenset({"alice", "ci-1", "Bob@example.com"}), frozenset({"Dev", "ops"}))
@@ -63,6 +63,15 @@ def test_a_backend_that_cannot_tell_may_know_any_name() -> None:
     assert not list(name_findings([options(groups={"interns"}, backends={"ldap"}).rule(1)], known))
 
 
+def test_a_set_up_that_allows_nothing_is_named() -> None:
+    """A denial allows nothing."""
+    denial, allowance = options(everyone=True, effect="deny").rule(1), options(everyone=True).rule(2)
+    assert list(allowance_findings([], may_grant=False))
+    assert list(allowance_findings([denial], may_grant=False))
+    assert not list(allowance_findings([denial], may_grant=True))
+    assert not list(allowance_findings([denial, allowance], may_grant=False))
+
+
 def test_what_account_stands_for_is_said_where_it_is_not_the_name() -> None:
     """Only where a rule has it."""
     (finding,) = path_findings([options(everyone=True, repositories=("{account}/**",)).rule(1)], FILE.accounts)
@@ -87,6 +96,7 @@ def test_start_and_reload_say_it(set_up: Path, caplog: pytest.LogCaptureFixture)
     for _ in range(2):
         assert "backend 'htpasswd': the account 'bob' cannot log in: " in caplog.text
         assert "[[access]] 1: 'accounts' names 'mallory', and there is no such account: the denial" in caplog.text
+        assert "[[access]]: no rule allows anything, and no backend grants anything itself" in caplog.text
         assert {record.levelno for record in caplog.records} == {logging.WARNING}
         caplog.clear()
         config.build(before=running)

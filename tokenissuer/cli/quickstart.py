@@ -22,9 +22,9 @@ from tokenissuer.cli.init import SetUp
 from tokenissuer.cli.serve import DEFAULT_LISTEN, add_log_level, listen_argument, open_server, stopped_by_signal
 from tokenissuer.config import Config, load_config
 from tokenissuer.errors import ConfigurationError, TokenIssuerError
+from tokenissuer.files import read_text
 from tokenissuer.monitoring.log import log_to_stderr
 from tokenissuer.net import HostPort
-from tokenissuer.options import read_text
 
 #: A closed terminal ends it as Ctrl-C does.
 _STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

@@ -32,7 +32,7 @@ from tokenissuer.monitoring.metrics import (
 from tokenissuer.options import files_in, with_place
 from tokenissuer.policy import Caller, Policy, Rule
 from tokenissuer.policy.expectation import TestOptions
-from tokenissuer.policy.findings import name_findings
+from tokenissuer.policy.findings import allowance_findings, name_findings
 from tokenissuer.service import TokenService
 from tokenissuer.sessions.store import Store
 from tokenissuer.sessions.tokens import RefreshOptions, RefreshTokens
@@ -215,6 +215,8 @@ class Config:
             UNUSABLE_ACCOUNTS.labels(name).set(len(listing.unusable) if listing else 0)
             if listing:
                 log_findings(_log, listing.findings(name))
+        may_grant = any(cached.backend.may_grant for cached in backends)
+        log_findings(_log, allowance_findings(self.rules, may_grant=may_grant))
         log_findings(_log, name_findings(self.rules, listings))
 
     def groups_wanted(self, backend: str) -> WantedGroups:

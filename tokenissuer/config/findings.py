@@ -5,7 +5,6 @@ from __future__ import annotations
 import urllib.parse
 from typing import Final
 
-from tokenissuer.accounts.backend import Backend
 from tokenissuer.config.config import Config
 from tokenissuer.diagnosis import Finding, Findings, Severity, control_findings, secret_findings
 from tokenissuer.errors import ConfigurationError
@@ -98,14 +97,6 @@ def _issuer_findings(config: Config) -> Findings:
 
 
 def _rule_findings(config: Config) -> Findings:
-    grants = any(backend.cls.grants is not Backend.grants for backend in config.backends)
-    if not grants and not any(not rule.deny for rule in config.rules):
-        yield Finding(
-            Severity.WARNING,
-            "[[access]]",
-            "no rule allows anything; only what a backend itconfig grants can be pulled or pushed",
-            'add one: authenticated = true, repositories = ["{account}/**"], actions = ["pull", "push"]',
-        )
     yield from rule_findings(config.rules)
     makers = [backend.name for backend in config.backends if backend.cls.users_make_groups]
     for rule in config.rules:

@@ -14,8 +14,9 @@ from tokenissuer.accounts.cache import CacheOptions
 from tokenissuer.accounts.throttle import ThrottleOptions
 from tokenissuer.config.config import BackendConfig, Config, RefreshConfig
 from tokenissuer.errors import ConfigurationError
+from tokenissuer.files import read_text
 from tokenissuer.monitoring.metrics import MetricsOptions
-from tokenissuer.options import decode, near_match, read_text, with_place
+from tokenissuer.options import decode, near_match, with_place
 from tokenissuer.policy import AccessOptions, Rule
 from tokenissuer.policy.expectation import TestOptions
 from tokenissuer.sessions.store import load_store

@@ -11,7 +11,8 @@ import yaml
 
 from tokenissuer.diagnosis import Finding, Findings, Severity
 from tokenissuer.errors import ConfigurationError
-from tokenissuer.options import near_match, read_text
+from tokenissuer.files import read_text
+from tokenissuer.options import near_match
 
 _REQUIRED: Final = ("realm", "service", "issuer")
 _TRUST: Final = ("rootcertbundle", "jwks")

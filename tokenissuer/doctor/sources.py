@@ -10,7 +10,7 @@ from tokenissuer.accounts.backend import Backend, Listing
 from tokenissuer.config import Config
 from tokenissuer.diagnosis import Finding, Findings, Severity, Stopwatch
 from tokenissuer.errors import BackendUnavailable, ConfigurationError
-from tokenissuer.policy.findings import name_findings, path_findings
+from tokenissuer.policy.findings import allowance_findings, name_findings, path_findings
 
 #: Seconds from which an answer of an account source is slow.
 SLOW: Final = 2
@@ -28,14 +28,17 @@ def source_findings(config: Config, repository: str | None = None, account: str 
     """
     found_by: list[list[Finding]] = []
     listings: dict[str, Listing | None] = {}
+    may_grant = False
     for backend_config in config.backends:
         try:
             backend = backend_config.build()
         except ConfigurationError as error:
             yield Finding(Severity.ERROR, "[[backends]]", str(error))
             listings[backend_config.name] = None
+            may_grant = True  # for all that is known
             continue
         try:
+            may_grant = may_grant or backend.may_grant
             listing = listings[backend_config.name] = backend.listing()
             yield from backend.diagnose()
             if listing:
@@ -48,6 +51,7 @@ def source_findings(config: Config, repository: str | None = None, account: str 
         finally:
             backend.close()
     yield from _account_findings(found_by)
+    yield from allowance_findings(config.rules, may_grant=may_grant)
     yield from name_findings(config.rules, listings)
     accounts = frozenset[str]().union(*(listing.accounts for listing in listings.values() if listing))
     yield from path_findings(config.rules, accounts)

@@ -22,7 +22,7 @@ from jwt import InvalidKeyError
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from tokenissuer.errors import ConfigurationError
-from tokenissuer.options import read_file
+from tokenissuer.files import read_file
 from tokenissuer.signing.keys import PublicKey, is_for, libtrust_id, load_certificates, thumbprint
 
 # Both numbers of a point need all their octets for 3.1 to give the key its right id.

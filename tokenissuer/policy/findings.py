@@ -130,6 +130,22 @@ def _includes(wide: str, narrow: str) -> bool:
     return wide in ("**", narrow) or (wide.endswith("/**") and "*" not in wide[:-3] and narrow.startswith(wide[:-2]))
 
 
+def allowance_findings(rules: Iterable[Rule], *, may_grant: bool) -> Findings:
+    """Report that nobody can pull or push anything.
+
+    Args:
+        rules: the rules.
+        may_grant: whether some backend allows actions itself.
+    """
+    if not may_grant and all(rule.deny for rule in rules):
+        yield Finding(
+            Severity.WARNING,
+            "[[access]]",
+            "no rule allows anything, and no backend grants anything itself: nobody can pull or push",
+            'add a rule: authenticated = true, repositories = ["{account}/**"], actions = ["pull", "push"]',
+        )
+
+
 def name_findings(rules: Iterable[Rule], known: Mapping[str, KnownNames | None]) -> Findings:
     """Report names in rules that nobody has.
 

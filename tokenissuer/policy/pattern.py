@@ -48,10 +48,10 @@ def group_path(group: str) -> str:
 
 
 def fold(name: str) -> str:
-    """Return a group's name without capitals.
+    """Return a name without capitals.
 
-    A letter that is not ASCII never becomes one that is, as U+212A becomes `k` elsewhere: somebody may have made a
-    group of that name.
+    A letter that is not ASCII never becomes one that is, as U+212A becomes `k` elsewhere: somebody may have made an
+    account or group of that name.
     """
     if name.isascii():
         return name.lower()

@@ -27,7 +27,8 @@ from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from tokenissuer.diagnosis import Finding, Findings, Severity
 from tokenissuer.errors import ConfigurationError
-from tokenissuer.options import option, read_file
+from tokenissuer.files import read_file
+from tokenissuer.options import option
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
@@ -40,7 +41,7 @@ _MIN_RSA_BITS: Final = 2048
 # X.509's own limit of a common name (RFC 5280, appendix A: ub-common-name); the library counts bytes.
 _MAX_COMMON_NAME: Final = 64
 _ALGORITHMS: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
-_PEM_BLOCK: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----[ \t]*\r?\n?", re.DOTALL)
+PEM_BLOCK: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----[ \t]*\r?\n?", re.DOTALL)
 
 
 class KeyType(StrEnum):
@@ -331,7 +332,7 @@ def load_certificates(path: Path) -> list[x509.Certificate]:
         ConfigurationError: if there is none, or one is damaged.
     """
     data = read_file(path, "certificate")
-    blocks = [match for match in _PEM_BLOCK.finditer(data) if match[1] == b"CERTIFICATE"]
+    blocks = [match for match in PEM_BLOCK.finditer(data) if match[1] == b"CERTIFICATE"]
     if not blocks:
         raise ConfigurationError(
             f"{path}: no PEM certificate in it (-----BEGIN CERTIFICATE-----), and no registry would start with it; "

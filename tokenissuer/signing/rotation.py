@@ -7,11 +7,9 @@ signed with the key afterwards, and the previous key stays trusted until its las
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
-import stat
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -23,7 +21,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tokenissuer.errors import ConfigurationError, TokenIssuerError
+from tokenissuer.files import locked_folder, replace_file
 from tokenissuer.signing.keys import (
+    PEM_BLOCK,
     KeyType,
     PrivateKey,
     PublicKey,
@@ -42,8 +42,6 @@ from tokenissuer.signing.keys import (
 
 #: Seconds added to a token's lifetime before its key may be removed: clock leeway, and servers that reload late.
 _GRACE: Final = 120
-
-_PEM_CERTIFICATE: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----[ \t]*\r?\n?", re.DOTALL)
 
 
 class State(StrEnum):
@@ -264,13 +262,9 @@ class Rotation:
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
         """Let one command at a time change the files, and first put in order what an earlier one left."""
-        folder = os.open(self.key.parent, os.O_RDONLY)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX)
+        with locked_folder(self.key.parent):
             self._put_in_order()
             yield
-        finally:
-            os.close(folder)
 
     @contextlib.contextmanager
     def _change(self, change: Change, then: Progress | None = None) -> Iterator[None]:
@@ -355,19 +349,20 @@ class Rotation:
 
     def _remove(self, key: PublicKey) -> None:
         def keep(match: re.Match[bytes]) -> bytes:
-            return b"" if is_for(x509.load_pem_x509_certificate(match[0]), key) else match[0]
+            is_gone = match[1] == b"CERTIFICATE" and is_for(x509.load_pem_x509_certificate(match[0]), key)
+            return b"" if is_gone else match[0]
 
-        self._publish(_PEM_CERTIFICATE.sub(keep, self.certificate.read_bytes()))
+        self._publish(PEM_BLOCK.sub(keep, self.certificate.read_bytes()))
 
     def _publish(self, pem: bytes) -> None:
-        _replace(self.certificate, pem, self.certificate)
+        replace_file(self.certificate, pem, self.certificate)
         if self.jwks.exists():
             signer = load_signing_key(self.key, self.certificate)
-            _replace(self.jwks, json.dumps(signer.jwk_set(), indent=2).encode() + b"\n", self.jwks)
+            replace_file(self.jwks, json.dumps(signer.jwk_set(), indent=2).encode() + b"\n", self.jwks)
 
     def _write_beside(self, path: Path, content: bytes) -> None:
         """Write a private key with the permissions of the key in use."""
-        _replace(path, content, self.key)
+        replace_file(path, content, self.key)
 
 
 def _same_key(one: Path, other: Path) -> bool:
@@ -387,26 +382,3 @@ def kid_of(certificate: x509.Certificate) -> str:
 def moment(seconds: float) -> str:
     """Write a time in UTC."""
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _replace(path: Path, content: bytes, like: Path) -> None:
-    """Replace a file atomically, with the mode and owner of another one."""
-    # A link stays a link: the file it points to is replaced.
-    path = path.resolve()
-    status = like.stat()
-    # Always the same name: what a killed command leaves is written over by the next one.
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
-            if (os.geteuid(), os.getegid()) != (status.st_uid, status.st_gid):
-                os.fchown(descriptor, status.st_uid, status.st_gid)
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
