@@ -100,13 +100,6 @@ def openssl(tmp_path: Path) -> Callable[..., str]:
 
 
 @pytest.fixture
-def as_nobody() -> None:
-    """Skip where file modes mean nothing: root may do everything."""
-    if os.geteuid() == 0:
-        pytest.skip("root may read and write every file")
-
-
-@pytest.fixture
 def key_file(tmp_path: Path) -> Path:
     """The sample key in a file."""
     path = tmp_path / "auth.key"

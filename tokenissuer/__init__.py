@@ -5,7 +5,8 @@ else is private and may change.
 """
 
 from tokenissuer.accounts.backend import Account, Backend, Listing, WantedGroups
-from tokenissuer.accounts.cache import Cache, Deadline
+from tokenissuer.accounts.cache import Cache
+from tokenissuer.accounts.limit import Deadline
 from tokenissuer.config import load_config, parse_config
 from tokenissuer.diagnosis import Finding, Findings, Severity, Stopwatch, control_findings, secret_findings
 from tokenissuer.errors import (
@@ -18,7 +19,7 @@ from tokenissuer.errors import (
     UnknownAccount,
 )
 from tokenissuer.files import locked_folder, read_file, read_text, replace_file
-from tokenissuer.net import tls_context
+from tokenissuer.net import shown_url, tls_context
 from tokenissuer.options import Secret, option
 from tokenissuer.policy import fold
 from tokenissuer.scope import Access
@@ -58,5 +59,6 @@ __all__ = [
     "read_text",
     "replace_file",
     "secret_findings",
+    "shown_url",
     "tls_context",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -12,13 +11,11 @@ from pathlib import Path
 from time import monotonic
 from typing import Final
 
-# What moves the cursor, ends a line or hides text.
-_UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-
 
 def one_line(text: str) -> str:
     """Return a text as one line for a terminal or a log, whatever a file or a user has written."""
-    return _UNPRINTABLE.sub("?", text)
+    # What is not printable moves the cursor, ends a line, turns text round or hides it.
+    return text if text.isprintable() else "".join(each if each.isprintable() else "?" for each in text)
 
 
 class Severity(StrEnum):
@@ -49,10 +46,15 @@ class Finding:
     seconds: float | None = None
 
     @property
+    def observation(self) -> str:
+        """What was found where, in one line."""
+        took = "" if self.seconds is None else f" ({self.seconds * 1000:.1f} ms)"
+        return one_line(f"{self.subject}: {self.fact}{took}")
+
+    @property
     def text(self) -> str:
         """Everything but the severity, in one line."""
-        took = "" if self.seconds is None else f" ({self.seconds * 1000:.1f} ms)"
-        return one_line(f"{self.subject}: {self.fact}{took}{'; ' if self.remedy else ''}{self.remedy}")
+        return f"{self.observation}{'; ' if self.remedy else ''}{one_line(self.remedy)}"
 
     def __str__(self) -> str:
         return f"{self.severity}: {self.text}"

@@ -186,7 +186,8 @@ class TooManyAttempts(RequestError):
 
     Args:
         retry_after: seconds until one more is allowed.
-        limit: which limit was reached, for the log: `account`, `address`, or `anonymous` for questions without a login.
+        limit: which was reached, for the log: `account`, `address`, `source`, or `anonymous` for questions without a
+            login.
     """
 
     status = 429

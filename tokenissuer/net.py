@@ -19,6 +19,11 @@ IPNetwork = IPv4Network | IPv6Network
 # An address with an optional port, as RFC 7239, 6 and several proxies write it.
 _NODE: Final = re.compile(r"\[(?P<v6>[^\]]+)\](?::\w+)?|(?P<v4>[0-9.]+)(?::\w+)?|(?P<bare>[0-9A-Fa-f:.]+)")
 
+# Bits before an IPv4 address that is written as an IPv6 one (RFC 4291, 2.5.5.2).
+_MAPPED_BITS: Final = 96
+
+_USER: Final = re.compile(r"[^/\s]*@")
+
 _CERTIFICATE: Final = re.compile(rb"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
 
 
@@ -67,9 +72,19 @@ def parse_network(text: str) -> IPNetwork:
         ValueError: if the text is neither.
     """
     try:
-        return ipaddress.ip_network(text)
+        network = ipaddress.ip_network(text)
     except ValueError as error:
         raise ValueError(f"'{text}' is not an address or a network such as 192.0.2.0/24: {error}") from None
+    # As `parse_address` reads addresses: none would ever be in this network.
+    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
+    if mapped is not None and network.prefixlen >= _MAPPED_BITS:
+        return IPv4Network((mapped, network.prefixlen - _MAPPED_BITS))
+    return network
+
+
+def shown_url(url: str) -> str:
+    """Return a URL for a message, without a user and a password that somebody has written into it."""
+    return _USER.sub("***@", url)
 
 
 def tls_context(ca_file: Path | None = None) -> ssl.SSLContext:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from operator import attrgetter
@@ -18,6 +18,8 @@ from typing import Any, Final
 MAX_SCOPES: Final = 40
 #: Characters in one scope: 255 for the name and room for type and actions.
 MAX_SCOPE_LENGTH: Final = 512
+#: Actions read for one resource: registries have three, and some clients invent more.
+MAX_ACTIONS: Final = 16
 
 # The repository name as a registry's routes take it, https://pkg.go.dev/github.com/distribution/reference, in lower
 # case throughout: a component, then more behind slashes; the first may be a host with a port.
@@ -30,8 +32,10 @@ _TYPE: Final = re.compile(r"([a-z0-9]+)(?:\([a-z0-9]+\))?", re.ASCII)
 _ACTION: Final = re.compile(r"[a-z]{1,32}|\*", re.ASCII)
 
 _TEXT_OF: Final = attrgetter("text")
-#: Characters of scopes that are remembered.
-_MAX_REMEMBERED: Final = 2048
+#: Characters of a request's scopes that are remembered.
+MAX_REMEMBERED: Final = 2048
+#: Requests whose scopes are remembered.
+REMEMBERED: Final = 1024
 
 _SPACE: Final = re.compile(r"[ \t\r\n\f\v]+")
 
@@ -82,46 +86,47 @@ def parse_scopes(values: Iterable[str]) -> tuple[Access, ...]:
     """Read every scope in the values of all `scope` parameters.
 
     A scope that cannot be understood is dropped and never an error: registries and clients invent scopes. Scopes for
-    the same resource are merged. At most `MAX_SCOPES` resources are read, in the order of the request.
+    the same resource are merged. At most `MAX_SCOPES` resources are read, in the order of the request, and at most
+    `MAX_ACTIONS` actions of each.
 
     Args:
         values: each parameter's value; one value may hold several scopes with white space between.
     """
     values = tuple(values)
     # Clients send the same few scopes again and again. Long ones are not remembered: they would fill memory.
-    return _remembered(values) if sum(map(len, values)) <= _MAX_REMEMBERED else _parse(values)
+    return _remembered(values) if sum(map(len, values)) <= MAX_REMEMBERED else _parse(values)
 
 
 def _parse(values: tuple[str, ...]) -> tuple[Access, ...]:
-    merged: dict[tuple[str, str], Access] = {}
+    # An `Access` is made once for each resource, however often a request repeats it: making one costs more with each
+    # action that it has.
+    merged: dict[tuple[str, str], set[str]] = {}
     for value in values:
         for text in _SPACE.split(value):
-            access = _parse_scope(text)
-            if access is None:
-                continue
-            resource = (access.type, access.name)
-            if resource in merged:
-                merged[resource] = Access(*resource, merged[resource].actions | access.actions)
-            elif len(merged) < MAX_SCOPES:
-                merged[resource] = access
-    return tuple(merged.values())
+            type_, name, actions = _split_scope(text)
+            resource = (type_, name)
+            if type_ and (resource in merged or len(merged) < MAX_SCOPES):
+                found = merged.setdefault(resource, set())
+                for action in actions:
+                    if len(found) < MAX_ACTIONS:
+                        found.add(action)
+    return tuple(Access(*resource, frozenset(actions)) for resource, actions in merged.items())
 
 
-_remembered: Final = lru_cache(maxsize=4096)(_parse)
+_remembered: Final = lru_cache(maxsize=REMEMBERED)(_parse)
 
 
-def _parse_scope(text: str) -> Access | None:
-    if not text or len(text) > MAX_SCOPE_LENGTH:
-        return None
+def _split_scope(text: str) -> tuple[str, str, Sequence[str]]:
+    """Return type, name and actions; an empty type if the text is no scope."""
     # The name may hold a port (`repository:host:5000/a/b:pull`): the type ends at the first colon, the actions
     # begin after the last.
     type_, _, rest = text.partition(":")
     name, colon, actions = rest.rpartition(":")
     # The class in `repository(plugin)` is deprecated, and no registry matches a token entry that carries one.
     kind = _TYPE.fullmatch(type_)
-    if not colon or kind is None:
-        return None
-    return Access(kind[1], name, frozenset(action for action in actions.split(",") if _ACTION.fullmatch(action)))
+    if len(text) > MAX_SCOPE_LENGTH or not colon or kind is None:
+        return "", "", ()
+    return kind[1], name, [action for action in actions.split(",") if _ACTION.fullmatch(action)]
 
 
 def scope_text(accesses: Iterable[Access]) -> str:

@@ -45,8 +45,3 @@ class JobAccount(GitLabAccount):
     """
 
     project: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class LoginAccount(GitLabAccount):
-    """Whoever GitLab's own token endpoint says this is."""

@@ -10,12 +10,22 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from http import HTTPStatus
 from typing import Any, Final
 
-from tokenissuer import Access, BackendUnavailable, Cache, Deadline, InvalidCredentials, UnknownAccount, WantedGroups
+from tokenissuer import (
+    Access,
+    BackendUnavailable,
+    Cache,
+    Deadline,
+    InvalidCredentials,
+    UnknownAccount,
+    WantedGroups,
+    fold,
+)
 from tokenissuer_backends.gitlab.account import GitLabAccount, JobAccount, TokenAccount
 from tokenissuer_backends.gitlab.client import Absent, Client, GitLabAnswer, Refused, TooManyPages
-from tokenissuer_backends.gitlab.credential import Credential, job_token, personal_access_token
+from tokenissuer_backends.gitlab.credential import ANONYMOUS, JOB_USER, Credential, job_token, personal_access_token
 from tokenissuer_backends.gitlab.project import Project, access_level, candidates, project_route, read_project
 from tokenissuer_backends.gitlab.replay import Replay, SwitchedOff
 from tokenissuer_backends.gitlab.role import (
@@ -39,14 +49,11 @@ _TOO_OLD_RETRY: Final = 3600
 #: At most so many groups of the rules are asked for one by one. With more, the list of all groups is read.
 MAX_NAMED: Final = 20
 
-#: The user name of every CI job.
-JOB_USER: Final = "gitlab-ci-token"
-
 #: What GitLab says about the token of the request.
 TOKEN_ROUTE: Final = "/api/v4/personal_access_tokens/self"
 
 #: The same for every cause, so that a guesser does not learn which accounts exist.
-WANTED: Final = (
+TOKEN_WANTED: Final = (
     "this login needs your GitLab user name and, for the password, a personal access token that is valid and has the "
     "scope read_registry (also write_registry to push) or api; with a project's or group's token, the name of its bot "
     "user; the password of your account does not work here"
@@ -150,16 +157,16 @@ class Api:
             BackendUnavailable: if GitLab cannot tell.
         """
         if not is_username(username):
-            raise UnknownAccount(WANTED, reason="no GitLab user can have this name")
+            raise UnknownAccount(TOKEN_WANTED, reason="no GitLab user can have this name")
         try:
             if username == JOB_USER:
                 return self._job_account(job_token(password), deadline)
             return self._token_account(username, personal_access_token(password), deadline, wanted)
         except InvalidCredentials as error:
-            description = NO_LOOKUP if error.description == NO_LOOKUP else WANTED
+            description = NO_LOOKUP if error.description == NO_LOOKUP else TOKEN_WANTED
             raise InvalidCredentials(description, reason=error.reason) from None
         except Refused as answer:
-            raise InvalidCredentials(WANTED, reason=str(answer)) from None
+            raise InvalidCredentials(TOKEN_WANTED, reason=str(answer)) from None
 
     def lookup(self, name: str, token: str, deadline: Deadline, wanted: WantedGroups) -> GitLabAccount:
         """Prove again that the token is this user's.
@@ -258,6 +265,9 @@ class Api:
         try:
             rows = self.find_user(username, deadline)
         except Refused as answer:
+            if self._own is not ANONYMOUS and answer.status == HTTPStatus.UNAUTHORIZED:
+                # It has ended, or was taken back: nothing that the user could do about it.
+                raise BackendUnavailable(f"GitLab refuses the configured token: {answer}") from None
             raise InvalidCredentials(NO_LOOKUP, reason=f"users cannot be looked up by name: {answer}") from None
         if not rows:
             raise InvalidCredentials(reason="GitLab shows no user of this name")
@@ -461,7 +471,7 @@ def _groups_by(is_member: Mapping[str, bool | None]) -> Groups:
 
 
 def _same(found: object, typed: str) -> bool:
-    return isinstance(found, str) and found.isascii() and found.lower() == typed.lower()
+    return isinstance(found, str) and found.isascii() and fold(found) == fold(typed)
 
 
 def _list(table: Mapping[str, Any], key: str) -> list[Any]:

@@ -28,13 +28,14 @@ from tokenissuer import (
     Severity,
     option,
     read_file,
+    shown_url,
 )
 from tokenissuer_backends.gitlab.account import GitLabAccount
-from tokenissuer_backends.gitlab.api import JOB_USER, TOKEN_ROUTE, Api, is_username
+from tokenissuer_backends.gitlab.api import TOKEN_ROUTE, Api, is_username
 from tokenissuer_backends.gitlab.client import Absent, Client, GitLabAnswer, Refused
-from tokenissuer_backends.gitlab.credential import ANONYMOUS, personal_access_token
+from tokenissuer_backends.gitlab.credential import ANONYMOUS, JOB_USER, personal_access_token
 from tokenissuer_backends.gitlab.project import candidates, project_route
-from tokenissuer_backends.gitlab.replay import ROUTE, SERVICE, Replay, SwitchedOff
+from tokenissuer_backends.gitlab.replay import ROUTE, SERVICE, SKEW, Replay, SwitchedOff
 from tokenissuer_backends.gitlab.role import NOTHING
 
 T = TypeVar("T")
@@ -43,8 +44,6 @@ T = TypeVar("T")
 _MAX_TIMEOUT: Final = 6
 #: The longest `remember` in seconds: somebody keeps a right that was taken away for so long.
 _MAX_REMEMBER: Final = 300
-#: Seconds by which two clocks may differ before tokens go wrong.
-_MAX_CLOCK_DIFFERENCE: Final = 30
 # https://docs.gitlab.com/security/tokens/#token-prefixes
 _TOKEN_PREFIX: Final = re.compile(r"gl[a-z]{2,8}-", re.ASCII)
 #: Every token of GitLab's has at least so many characters.
@@ -303,7 +302,7 @@ class GitLabBackend(Backend):
             difference = round(email.utils.parsedate_to_datetime(date).timestamp() - time.time())
         except (ValueError, OverflowError):
             return
-        if abs(difference) > _MAX_CLOCK_DIFFERENCE:
+        if abs(difference) > SKEW:
             yield self._finding(
                 Severity.WARNING,
                 f"its clock is {difference:+d} seconds from ours",
@@ -361,7 +360,7 @@ def _check_url(url: str, plain_http: bool) -> None:
     except ValueError:
         usable = False
     if not usable or parts.scheme not in ("https", "http") or " " in url:
-        raise ValueError(f"'url' is '{url}'; use GitLab's whole address, such as https://gitlab.example.com")
+        raise ValueError(f"'url' is '{shown_url(url)}'; use GitLab's whole address, such as https://gitlab.example.com")
     if parts.username is not None or parts.query or parts.fragment:
         raise ValueError("'url' has a user, query or fragment; leave it out")
     if parts.scheme == "http" and not plain_http:

@@ -14,6 +14,9 @@ from tokenissuer import InvalidCredentials
 # may choose for a prefix. None of them ends a header line.
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_+=/@:.-]+", re.ASCII)
 
+#: The user name of every CI job.
+JOB_USER: Final = "gitlab-ci-token"
+
 # Fingerprints are keys of caches. Without this key they reveal nothing.
 _FINGERPRINT_KEY: Final = secrets.token_bytes(32)
 

@@ -16,10 +16,10 @@ from typing import Any, Final
 import jwt
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-from tokenissuer import Access, BackendUnavailable, Cache, Deadline, InvalidCredentials
-from tokenissuer_backends.gitlab.account import LoginAccount
+from tokenissuer import Access, BackendUnavailable, Cache, Deadline, InvalidCredentials, fold
+from tokenissuer_backends.gitlab.account import GitLabAccount
 from tokenissuer_backends.gitlab.client import Absent, Client, Refused
-from tokenissuer_backends.gitlab.credential import Credential, basic
+from tokenissuer_backends.gitlab.credential import JOB_USER, Credential, basic
 from tokenissuer_backends.gitlab.project import candidates
 from tokenissuer_backends.gitlab.role import NOTHING, PULL, asked_actions
 
@@ -34,12 +34,10 @@ _OFF_SECONDS: Final = 60.0
 SKEW: Final = 30
 
 #: The same for every cause, so that a guesser does not learn which accounts exist.
-WANTED: Final = (
+LOGIN_WANTED: Final = (
     "GitLab refuses this login; use your own user name with your password or a token that is valid and has a registry "
     "scope (only a token if you sign in with two factors), or the user name and token of a deploy token"
 )
-
-_JOB_USER: Final = "gitlab-ci-token"
 
 
 class SwitchedOff(Exception):
@@ -83,7 +81,7 @@ class Replay:
         self._grants: Final = Cache[frozenset[str] | None](lambda found: 0 if found is None else remember)
         self._off_until = 0.0
 
-    def authenticate(self, username: str, password: str, deadline: Deadline) -> LoginAccount:
+    def authenticate(self, username: str, password: str, deadline: Deadline) -> GitLabAccount:
         """Prove that the credential belongs to the user named.
 
         Args:
@@ -100,7 +98,7 @@ class Replay:
             return _account(username, credential, self._issued(credential, (), deadline))
         except Refused as answer:
             # https://docs.gitlab.com/rate_limits/abuse_bans/: jobs are not counted.
-            raise InvalidCredentials(WANTED, reason=str(answer), is_counted=username != _JOB_USER) from None
+            raise InvalidCredentials(LOGIN_WANTED, reason=str(answer), is_counted=username != JOB_USER) from None
         except Absent as answer:
             raise BackendUnavailable(f"{answer}; is GitLab's own container registry switched on?") from None
 
@@ -190,19 +188,21 @@ class Replay:
         return claims
 
 
-def _account(username: str, credential: Credential, issued: Issued) -> LoginAccount:
+def _account(username: str, credential: Credential, issued: Issued) -> GitLabAccount:
     """Compare what was typed with whom GitLab names: for most kinds of token it ignores the user name."""
     number = issued.user_info.get("deploy_token_id")
     if issued.auth_type == "deploy_token" and not issued.subject and isinstance(number, int):
         # Its user name is free text, which could be a user's name: only the number is unique.
         name, expected = f"deploy-token:{number}", issued.user_info.get("username")
     else:
-        name, expected = issued.subject, _JOB_USER if issued.auth_type == "build" else issued.subject
-    if not name or not isinstance(expected, str) or not expected.isascii() or expected.lower() != username.lower():
-        raise InvalidCredentials(WANTED, reason="the credential belongs to another user than the one named")
+        name, expected = issued.subject, JOB_USER if issued.auth_type == "build" else issued.subject
+    if not name or not isinstance(expected, str) or fold(expected) != fold(username):
+        raise InvalidCredentials(LOGIN_WANTED, reason="the credential belongs to another user than the one named")
     is_job = issued.auth_type == "build"
     # GitLab's token endpoint tells no groups.
-    return LoginAccount(name=name, groups_known=False, delegated=is_job, valid_until=issued.ends, credential=credential)
+    return GitLabAccount(
+        name=name, groups_known=False, delegated=is_job, valid_until=issued.ends, credential=credential
+    )
 
 
 def _granted(claims: Mapping[str, Any]) -> Mapping[str, frozenset[str]]:

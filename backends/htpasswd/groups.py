@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from tokenissuer import ConfigurationError, read_file
-from tokenissuer_backends.htpasswd.lines import lines_of
+from tokenissuer_backends.htpasswd.lines import LONG_COMMENT, lines_of
 
 # A word, or several in quotes: https://httpd.apache.org/docs/2.4/mod/mod_authz_groupfile.html
 _MEMBERS: Final = re.compile(
@@ -46,10 +46,12 @@ def read_groups(path: Path) -> Mapping[str, frozenset[str]]:
 
 
 def _parse(line: str) -> tuple[str, list[str]]:
+    if line.startswith("#"):
+        raise ValueError(LONG_COMMENT)
     group, colon, rest = line.partition(":")
     group = group.strip()
     if not colon or not group:
-        raise ValueError("not a line of group: name name; remove it")
+        raise ValueError("not a line of group: name name; write a colon after the group, or remove the line")
     members, position = [], 0
     rest = rest.strip()
     while position < len(rest):
@@ -59,4 +61,7 @@ def _parse(line: str) -> tuple[str, list[str]]:
         quoted = found["double"] if found["double"] is not None else found["single"]
         members.append(found["plain"] if quoted is None else _ESCAPE.sub(r"\1", quoted))
         position = found.end()
+    # A mark at the start of a file that was put behind another one would make another group of the first line's.
+    if unseen := next((text for text in (group, *members) if not text.isprintable()), None):
+        raise ValueError(f"{unseen!a} has a character that nobody sees; write the line again")
     return group, members

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tokenissuer_backends.htpasswd.hash import problem
-from tokenissuer_backends.htpasswd.lines import is_continued, lines_of
+from tokenissuer_backends.htpasswd.lines import LONG_COMMENT, is_continued, lines_of
 
 _NAME: Final = re.compile(r"[^:\x00-\x1f\x7f]+")
 _DIGEST: Final = re.compile(r"[^:]*:[0-9a-f]{32}")
@@ -47,7 +47,9 @@ def read_passwords(content: bytes) -> Passwords:
         text = raw.decode("utf-8", "replace")
         name, colon, rest = text.partition(":")
         known = name.strip()
-        if not colon or not _NAME.fullmatch(known) or _UNREADABLE in known:
+        if raw.startswith(b"#"):
+            ignored.append(f"line {number}: {LONG_COMMENT}")
+        elif not colon or not _NAME.fullmatch(known) or _UNREADABLE in known:
             ignored.append(f"line {number}: not a line of name:hash in UTF-8; remove it, or write it again")
         elif known in numbers:
             ignored.append(f"line {number}: '{known}' is in line {numbers[known]} already, which counts; remove one")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final, Self, TypeVar
+from contextlib import closing
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from tokenissuer import BackendUnavailable, ConfigurationError, Deadline, RequestError
 from tokenissuer_backends.ldap.failure import DirectoryFailure, Unreachable
@@ -129,12 +130,6 @@ class Conversation:
         if self._user is not None:
             self._user.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 class Directory:
     """The servers, in the order of the configuration.
@@ -185,7 +180,7 @@ class Directory:
         servers = sorted(self.servers(deadline), key=lambda server: server.is_down)
         for number, server in enumerate(servers):
             try:
-                with self.converse(server, deadline.share(len(servers) - number)) as conversation:
+                with closing(self.converse(server, deadline.share(len(servers) - number))) as conversation:
                     if server is not servers[-1]:
                         # A server that is silent is left soon; one that is slow has its full time for the question.
                         conversation.reach(SILENCE)

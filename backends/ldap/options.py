@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from tokenissuer import Secret, option
+from tokenissuer import Secret, option, shown_url
 from tokenissuer_backends.ldap.filter import FilterTemplate
 from tokenissuer_backends.ldap.name import DistinguishedName
 
@@ -125,7 +125,7 @@ class Address:
         rest = parts.path.strip("/") or parts.query or parts.fragment or parts.username
         if parts.scheme not in _PORTS or not parts.hostname or rest or port == 0 or not url.isascii():
             raise ValueError(
-                f"the server '{url}' is not a URL such as ldaps://ldap.example.com or ldaps://10.0.0.1:1636"
+                f"the server '{shown_url(url)}' is not a URL such as ldaps://ldap.example.com or ldaps://10.0.0.1:1636"
             )
         return cls(url, parts.hostname, port or _PORTS[parts.scheme], parts.scheme == "ldaps")
 

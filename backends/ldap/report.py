@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import Final
 
@@ -117,7 +118,7 @@ class Report:
             if self._options.bind_as:
                 return
             step = "log in"
-            with self._directory.converse(server, deadline) as conversation:
+            with closing(self._directory.converse(server, deadline)) as conversation:
                 server.give_back(server.make(deadline))
                 yield done(self._options.bind_dn or "anonymously")
                 for base in self._accounts.bases:

@@ -29,6 +29,9 @@ REFETCH: Final = 60
 RETRY: Final = 5
 #: Seconds to fetch the provider's keys.
 TIMEOUT: Final = 5
+#: Seconds that a login waits for a key that is not here: fewer than tell of a backend that hangs, because anybody can
+#: write any key id into a token.
+UNKNOWN_WAIT: Final = 1.5
 #: Bytes in one answer of the provider.
 MAX_ANSWER: Final = 256 * 1024
 #: Bits that an RSA key has at least: RFC 7518, 3.3.
@@ -106,6 +109,8 @@ class ProviderKeys:
         self._keys: Sequence[Key] = ()
         self._fetched = self._tried = float("-inf")
         self._trouble = ""
+        self._done: Final = threading.Event()
+        self._done.set()
 
     def current(self) -> Sequence[Key]:
         """Return all keys.
@@ -114,9 +119,10 @@ class ProviderKeys:
             BackendUnavailable: if there are none that are recent enough.
         """
         if time.monotonic() - self._fetched > KEYS_FRESH:
-            self._fetch(wait=self._are_too_old())
+            # Without a wait while the keys that are here are good.
+            self._fetch(2 * TIMEOUT if self._are_too_old() else 0)
         if self._are_too_old():
-            raise BackendUnavailable(self._trouble, retry_after=RETRY)
+            raise BackendUnavailable(self._trouble or "the keys are still being fetched", retry_after=RETRY)
         return self._keys
 
     def candidates(self, key_id: str) -> Iterator[Key]:
@@ -129,43 +135,43 @@ class ProviderKeys:
         yield from _matching(keys, key_id)
         if key_id and any(key.id == key_id for key in keys):
             return
-        self._fetch(wait=True)
+        self._fetch(UNKNOWN_WAIT)
         if self._keys is not keys:
             yield from _matching(self._keys, key_id)
-        if self._trouble:
+        if self._trouble or not self._done.is_set():
             # Nobody knows whether a key that is not here is one of its.
-            raise BackendUnavailable(self._trouble, retry_after=REFETCH)
+            raise BackendUnavailable(self._trouble or "the keys are still being fetched", retry_after=REFETCH)
 
     def _are_too_old(self) -> bool:
         return time.monotonic() - self._fetched > KEYS_LAST
 
-    def _fetch(self, *, wait: bool) -> None:
+    def _fetch(self, seconds: float) -> None:
         """Fetch the keys again, unless that was tried a short while ago.
 
         Args:
-            wait: whether to wait for another thread that does so.
+            seconds: how long to wait for them. The thread that fetches them ends after `TIMEOUT` in any case.
         """
-        asked = time.monotonic()
-        if not self._lock.acquire(timeout=TIMEOUT if wait else 0):
-            if wait:
-                raise BackendUnavailable("timed out waiting for the provider's keys")
-            return
+        with self._lock:
+            pause = RETRY if self._are_too_old() else REFETCH
+            if self._done.is_set() and time.monotonic() - self._tried > pause:
+                self._done.clear()
+                threading.Thread(target=self._renew, daemon=True).start()
+        self._done.wait(seconds)
+
+    def _renew(self) -> None:
+        trouble = "the keys could not be fetched"
         try:
-            # Also if another thread has tried while this one waited.
-            if self._tried > asked - (RETRY if self._are_too_old() else REFETCH):
-                return
-            try:
-                self._keys, trouble = self._published(), ""
-                self._fetched = time.monotonic()
-            except BackendUnavailable as error:
-                # The keys that are here stay good for a while: a provider that is down must not stop every job.
-                trouble = error.reason
+            self._keys, trouble = self._published(), ""
+            self._fetched = time.monotonic()
+        except BackendUnavailable as error:
+            # The keys that are here stay good for a while: a provider that is down must not stop every job.
+            trouble = error.reason
+        finally:
             self._tried = time.monotonic()
             if trouble != self._trouble:
                 _log.warning("keys of %s: %s", self._issuer, trouble or "they can be fetched again")
             self._trouble = trouble
-        finally:
-            self._lock.release()
+            self._done.set()
 
     def _published(self) -> Sequence[Key]:
         deadline = Deadline.after(TIMEOUT)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from tokenissuer import option
+from tokenissuer import option, shown_url
 from tokenissuer_backends.oidc.claims import PLACEHOLDER, listed
 from tokenissuer_backends.oidc.keys import is_https
 
@@ -89,7 +89,9 @@ class OidcOptions:
             raise ValueError("'audience' is empty; without it, tokens that are meant for others would count")
         issuer = self.provider
         if not is_https(issuer) or any(sign in issuer for sign in "?#@"):
-            raise ValueError(f"'issuer' is '{issuer}'; use the provider's https URL, letter by letter as in its tokens")
+            raise ValueError(
+                f"'issuer' is '{shown_url(issuer)}'; use the provider's https URL, letter by letter as in its tokens"
+            )
         for claim, wanted in self.require.items():
             if not wanted or "" in listed(wanted):
                 raise ValueError(f"'require' does not say what '{claim}' must be; '*' is any text")

@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.integration.doctor_cases import ISSUER, SERVICE, Case, make_case, with_clock
 from tests.integration.production.conftest import Production
 from tests.support.ldap import READER, READER_PASSWORD, SEARCH, FakeDirectory, Message, hanging
-from tests.support.tls import Authority, certificate, make_authority, new_key, pem, pem_key
-from tokenissuer.signing.keys import load_private_key
+from tests.support.tls import Authority, certificate, make_authority, new_key, pem
+from tokenissuer.signing.keys import load_private_key, private_pem
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Client, Host, Issuer, Sites
@@ -98,7 +98,7 @@ def test_b1_a_key_id_alone_and_only_the_authority_in_the_bundle(case: Case) -> N
     authority = certificate(authority_key)
     leaf = certificate(key, authority_key)
     (case.issuer.folder / "auth.key").chmod(0o600)
-    (case.issuer.folder / "auth.key").write_bytes(pem_key(key))
+    (case.issuer.folder / "auth.key").write_bytes(private_pem(key))
     (case.issuer.folder / "auth.crt").write_bytes(pem(leaf, authority))
     case.bundle.write_bytes(pem(authority))
     case.start(2)
@@ -521,7 +521,7 @@ def test_b11_the_registry_does_not_start_with_its_bundle(case: Case, content: st
             "is a DER certificate; convert it: openssl x509 -inform",
         ),
         "public-key": (public, "has a public key and no certificate"),
-        "private-key": (pem_key(key), "has a private key and no certificate"),
+        "private-key": (private_pem(key), "has a private key and no certificate"),
         "text": (b"put the certificate here", "has no certificate in it"),
         "damaged": (pem(made).replace(b"M", b"N", 3), "is damaged"),
     }[content]

@@ -9,7 +9,8 @@ from ipaddress import ip_address
 import pytest
 
 from tests.support.gitlab import asking, serving
-from tokenissuer.accounts.cache import CachedBackend
+from tokenissuer.accounts.cache import CachedBackend, CacheOptions
+from tokenissuer.accounts.chain import Chain
 from tokenissuer.accounts.throttle import Throttle, ThrottleOptions
 from tokenissuer.errors import InvalidCredentials, TooManyAttempts
 from tokenissuer.options import Secret
@@ -46,11 +47,12 @@ def test_wrong_tokens_from_one_address_stay_below_the_ban_of_gitlab() -> None:
     with serving() as gitlab, asking(gitlab, mode="jwt", issuer="gitlab-issuer") as backend:
         alice = gitlab.user("alice", password="right")
         good = gitlab.token(alice, "read_registry")
+        chain = Chain([CachedBackend("gitlab", backend, CacheOptions(0, 0))])
         limit = throttle(account=100, address=1000)
 
         def login(name: str, password: str, address: str = "192.0.2.1") -> str:
             try:
-                limit.run(name, password, ip_address(address), lambda: backend.authenticate(name, password))
+                limit.run(name, password, ip_address(address), lambda: chain.authenticate(name, password))
             except (InvalidCredentials, TooManyAttempts) as error:
                 return type(error).__name__
             return "in"
@@ -68,13 +70,13 @@ def test_wrong_tokens_from_one_address_stay_below_the_ban_of_gitlab() -> None:
 def test_neither_twice_at_once_nor_many_networks_get_past_the_limit() -> None:
     """Equal requests share one question, and a customer has many networks of IPv6."""
     with serving() as gitlab, asking(gitlab, mode="jwt", issuer="gitlab-issuer") as backend:
-        cached = CachedBackend("gitlab", backend)
+        chain = Chain([CachedBackend("gitlab", backend)])
         limit = throttle(account=100, address=1000)
 
         def login(number: int, address: str) -> None:
             name, password = f"user{number}", f"glpat-{number:020d}"
             with contextlib.suppress(InvalidCredentials, TooManyAttempts):
-                limit.run(name, password, ip_address(address), lambda: cached.authenticate(name, password))
+                limit.run(name, password, ip_address(address), lambda: chain.authenticate(name, password))
 
         for number in range(20):
             threads = [threading.Thread(target=login, args=(number, "192.0.2.1")) for _ in range(2)]
@@ -93,6 +95,7 @@ def test_neither_twice_at_once_nor_many_networks_get_past_the_limit() -> None:
 def test_jobs_do_not_count_for_the_ban_of_gitlab() -> None:
     """GitLab does not count them either, and a runner may start many with expired tokens."""
     with serving() as gitlab, asking(gitlab, mode="jwt", issuer="gitlab-issuer") as backend:
+        chain = Chain([CachedBackend("gitlab", backend, CacheOptions(0, 0))])
         limit = throttle(account=100, address=1000)
         for number in range(20):
             token = f"glcbt-64_{number:020d}"
@@ -101,5 +104,5 @@ def test_jobs_do_not_count_for_the_ban_of_gitlab() -> None:
                     "gitlab-ci-token",
                     token,
                     ip_address("192.0.2.1"),
-                    lambda token=token: backend.authenticate("gitlab-ci-token", token),  # type: ignore[misc]
+                    lambda token=token: chain.authenticate("gitlab-ci-token", token),  # type: ignore[misc]
                 )

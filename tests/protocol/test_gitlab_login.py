@@ -149,6 +149,19 @@ def test_the_configured_token_looks_users_up_where_the_anonymous_caller_may_not(
         assert backend.authenticate("alice", token).name == "alice"
 
 
+def test_that_the_configured_token_has_ended_is_an_outage(gitlab: StubGitLab) -> None:
+    """Nobody is told to make another token of their own."""
+    gitlab.anonymous_users = False
+    own = gitlab.token(gitlab.user("observer"), "read_api")
+    token = gitlab.token(gitlab.user("alice"), "read_registry")
+    with asking(gitlab, token=Secret(own)) as backend:
+        next(each for each in gitlab.tokens if each.text == own).expired = True
+        with pytest.raises(BackendUnavailable) as caught:
+            backend.authenticate("alice", token)
+        assert "refuses the configured token" in caught.value.reason
+        assert own not in caught.value.reason
+
+
 @pytest.mark.parametrize(
     "bad",
     [{"expired": True}, {"revoked": True}, {"oauth": True}, {"inactive": True}],

@@ -27,7 +27,8 @@ from tests.support.gitlab import (
     slow,
 )
 from tokenissuer.accounts.backend import Account
-from tokenissuer.accounts.cache import CachedBackend, Deadline
+from tokenissuer.accounts.cache import CachedBackend
+from tokenissuer.accounts.limit import Deadline
 from tokenissuer.diagnosis import Severity
 from tokenissuer.errors import BackendUnavailable, ConfigurationError, InvalidCredentials
 from tokenissuer.options import Secret

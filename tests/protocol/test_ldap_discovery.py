@@ -15,7 +15,7 @@ import pytest
 import tokenissuer_backends.ldap.discovery
 import tokenissuer_backends.ldap.wire
 from tests.support.ldap import FakeDirectory
-from tokenissuer.accounts.cache import Deadline
+from tokenissuer.accounts.limit import Deadline
 from tokenissuer.diagnosis import Severity
 from tokenissuer.errors import BackendUnavailable
 from tokenissuer_backends.ldap import LdapBackend

@@ -34,9 +34,9 @@ from tests.support.ldap import (
     tlv,
 )
 from tests.support.machine import free_port, wait_until
-from tokenissuer.accounts.cache import CachedBackend, Deadline
+from tokenissuer.accounts.cache import CachedBackend
 from tokenissuer.accounts.chain import Chain, Login
-from tokenissuer.accounts.limit import Threads
+from tokenissuer.accounts.limit import Deadline, Threads
 from tokenissuer.accounts.refusals import Refusals
 from tokenissuer.diagnosis import Severity
 from tokenissuer.errors import BackendUnavailable, InvalidCredentials, RequestError, UnknownAccount

@@ -214,6 +214,9 @@ def test_a_denial_names_the_rule_or_says_that_there_is_none(
     [
         ("glpat-abcdefghijklmnopqrst", "glpat-ab... (26 characters, perhaps a token)"),
         ("x" * 60, "xxxxxxxx... (60 characters, perhaps a token)"),
+        (f" {'x' * 60} ", " xxxxxxxx... (60 characters, perhaps a token) "),
+        ("glpat-abcdefghijklmnopqrst ", "glpat-ab... (26 characters, perhaps a token) "),
+        ("Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiJ4In0.", "Bearer eyJhbGci... (36 characters, perhaps a token)"),
         ("somebody.with-a.long-name@example.com", "somebody.with-a.long-name@example.com"),
         ("gitlab-ci-token", "gitlab-ci-token"),
     ],
@@ -224,6 +227,14 @@ def test_a_token_in_the_place_of_the_name_is_not_shown(
     """People paste it there."""
     client.ask("/token", HTTP_AUTHORIZATION=basic(name, "x"))
     assert fields(caplog)["username"] == shown
+
+
+def test_a_token_in_another_place_is_not_shown_either(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    """Nor in the sentence that quotes it."""
+    client.ask("/token?service=glpat-abcdefghijklmnopqrst&client_id=glpat-abcdefghijklmnopqrst")
+    found, token = fields(caplog), "glpat-ab... (26 characters, perhaps a token)"
+    assert found["service"] == found["client_id"] == token
+    assert found["error"].startswith(f"unknown service '{token}'; served here:")
 
 
 @pytest.mark.parametrize(

@@ -552,6 +552,26 @@ def test_a_slow_provider_keeps_nobody_waiting_whose_key_is_known(provider: Provi
     assert provider.fetches == 2
 
 
+def test_made_up_keys_keep_nobody_out_while_the_provider_hangs(provider: Provider, clock: Clock) -> None:
+    """Anybody can write any key id into a token."""
+    cached = CachedBackend("ci", asking(provider))
+    cached.authenticate("any", provider.token())
+    clock.ahead, provider.delay = keys.REFETCH + 1, keys.TIMEOUT
+    forged = [by_key("RS256", 9, kid=f"random-{number}")(provider) for number in range(40)]
+
+    def stranger(token: str) -> str:
+        with pytest.raises(BackendUnavailable) as caught:
+            cached.authenticate("any", token)
+        return caught.value.reason
+
+    with ThreadPoolExecutor(40) as threads:
+        strangers = [threads.submit(stranger, token) for token in forged]
+        time.sleep(0.3)
+        jobs = [cached.authenticate("any", provider.token(jti=str(number))).name for number in range(5)]
+    assert jobs == ["ci:robot"] * 5
+    assert "the keys are still being fetched" in {each.result() for each in strangers}
+
+
 def test_whoever_waits_in_vain_is_told_of_an_outage(provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not of a refusal."""
     monkeypatch.setattr(keys, "TIMEOUT", 0.5)
@@ -1088,13 +1108,13 @@ def test_a_login_is_not_remembered_beyond_its_token(provider: Provider) -> None:
 
 def test_wrong_tokens_stop_nobody_below_the_limit_of_the_address(provider: Provider) -> None:
     """All jobs of a runner use one name, and their tokens are no guesses at a password."""
-    backend, token = asking(provider), provider.token()
+    chain, token = Chain([CachedBackend("ci", asking(provider), CacheOptions(0, 0))]), provider.token()
     limit = Throttle(ThrottleOptions(account=10, address=100, window=60), b"k" * 32)
     address = ip_address("192.0.2.1")
 
     def attempt(password: str) -> str:
         try:
-            return limit.run("ci", password, address, lambda: login(backend, password))
+            return limit.run("ci", password, address, lambda: chain.authenticate("ci", password)).account.name
         except (InvalidCredentials, TooManyAttempts) as error:
             return type(error).__name__
 

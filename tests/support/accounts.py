@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tokenissuer.accounts.backend import Account, Backend
+from tokenissuer.accounts.cache import CachedBackend
+from tokenissuer.accounts.chain import Login
 from tokenissuer.errors import BackendUnavailable, InvalidCredentials
 from tokenissuer.sessions.tokens import Client
 
@@ -39,3 +41,8 @@ class Directory(Backend):
         if self.person.account is None:
             raise InvalidCredentials(reason="the account is gone")
         return self.person.account
+
+
+def logged_in(name: str) -> Login:
+    """A login of an account."""
+    return Login(Account(name), CachedBackend("people", Directory(Person())))

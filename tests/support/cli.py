@@ -16,3 +16,13 @@ def failed(ran: tuple[int, str, str], *says: str) -> str:
     for word in says:
         assert word in err
     return err
+
+
+def misused(ran: tuple[int, str, str], *says: str) -> None:
+    """Wrong usage of a command, which its last line explains."""
+    code, out, err = ran
+    assert (code, out) == (2, "")
+    line = err.splitlines()[-1]
+    assert ": error: argument " in line
+    for word in says:
+        assert word in line

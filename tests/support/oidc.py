@@ -16,7 +16,7 @@ import ssl
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -388,5 +388,3 @@ def kubernetes_claims(namespace: str, account: str, **changes: Any) -> dict[str,
 
 #: The header of a Kubernetes token has no type.
 KUBERNETES_HEADER: Mapping[str, Any] = {"typ": None}
-
-Shape = Callable[..., dict[str, Any]]

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+from tokenissuer.signing.keys import KeyType, PrivateKey, generate_private_key, private_pem
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Client
-
-PLAIN = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
 
 
 @dataclass(frozen=True)
@@ -46,18 +45,9 @@ class Authority:
         client.env["SSL_CERT_FILE"] = str(self.certificate)
 
 
-def new_key() -> ec.EllipticCurvePrivateKey:
+def new_key() -> PrivateKey:
     """A key that every registry knows."""
-    while True:
-        key = ec.generate_private_key(ec.SECP256R1())
-        numbers = key.public_key().public_numbers()
-        if min(numbers.x, numbers.y).bit_length() > 248:
-            return key
-
-
-def pem_key(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """Write a key."""
-    return key.private_bytes(serialization.Encoding.PEM, *PLAIN)
+    return generate_private_key(KeyType.EC)
 
 
 def pem(*certificates: x509.Certificate) -> bytes:
@@ -66,8 +56,8 @@ def pem(*certificates: x509.Certificate) -> bytes:
 
 
 def certificate(
-    key: ec.EllipticCurvePrivateKey,
-    signer: ec.EllipticCurvePrivateKey | None = None,
+    key: PrivateKey,
+    signer: PrivateKey | None = None,
     *,
     days: float = 400,
     names: Sequence[str] = (),
@@ -99,5 +89,5 @@ def make_authority(folder: Path, *names: str, days: float = 400) -> Authority:
     authority.certificate.write_bytes(pem(certificate(ca_key)))
     leaf = certificate(key, ca_key, days=days, names=names or ("127.0.0.1", "localhost"))
     authority.server_certificate.write_bytes(pem(leaf))
-    authority.server_key.write_bytes(pem_key(key))
+    authority.server_key.write_bytes(private_pem(key))
     return authority

@@ -10,7 +10,6 @@ import re
 import shlex
 import stat
 import subprocess
-import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -388,9 +387,6 @@ def test_passwd_needs_a_backend_that_keeps_passwords(
     failed(run("passwd", "alice", "--backend", "ldap", "--config", set_up / "tokenissuer.toml"), "'ldap'")
 
 
-PROGRAM = [sys.executable, "-P", "-m", "tokenissuer"]
-
-
 def test_a_set_up_is_whole_before_its_password_is_shown(tmp_path: Path) -> None:
     """What `write` returns logs in at once."""
     set_up = SetUp(tmp_path / "new", account="bob")
@@ -505,6 +501,13 @@ def test_the_hints_of_keys_name_the_key_file_that_was_named(run: Run, set_up: Pa
 def test_quickstart_refuses_one_address_for_both(run: Run) -> None:
     """Rather than wait until the second cannot listen."""
     failed(run("quickstart", "--listen", "127.0.0.1:5999", "--registry-listen", "127.0.0.1:5999"), "are both")
+
+
+def test_quickstart_names_an_address_that_it_cannot_have(run: Run, tmp_path: Path) -> None:
+    """As `serve` does, with the option that has it."""
+    failed(run("quickstart", tmp_path / "x", "--listen", "a..b:5001"), "cannot listen on a..b:5001", "--listen")
+    failed(run("quickstart", tmp_path / "x", "--registry-listen", "a..b:5000"), "--registry-listen with another port")
+    assert not (tmp_path / "x").exists()
 
 
 def test_quickstart_says_how_to_go_on_in_a_folder_that_was_moved(run: Run, tmp_path: Path) -> None:

@@ -29,12 +29,13 @@ from tokenissuer.doctor.examination import run as run_check
 from tokenissuer.doctor.facts import Facts, Outcome
 from tokenissuer.doctor.issuer import check_sources
 from tokenissuer.doctor.names import check_file
-from tokenissuer.doctor.probe import Arrival, claimed_through, is_trusted
+from tokenissuer.doctor.probe import Arrival, claimed_through
 from tokenissuer.doctor.registry_file import RegistryFile
 from tokenissuer.doctor.report import PlainReport, TerminalReport
 from tokenissuer.doctor.sources import slow_findings
 from tokenissuer.doctor.trust import Trust, Version, load_bundle, load_jwks
 from tokenissuer.errors import ConfigurationError
+from tokenissuer.net import parse_address
 from tokenissuer.signing.issuer import Issuer
 from tokenissuer.signing.keys import KeyForm, PrivateKey, SigningKey, libtrust_id, thumbprint
 from tokenissuer.web.probe import PROBE_VARIABLE, probe_arrival, sign_probe
@@ -442,7 +443,7 @@ def test_which_peers_are_trusted() -> None:
     named = ("10.0.0.0/8", "unix")
     for options in (ServerOptions(named), ServerOptions(named, forwarded_header="Forwarded")):
         proxies = options.proxies()
-        assert [is_trusted(peer, proxies) for peer in ("10.1.1.1", "", "127.0.0.1")] == [True, True, False]
+        assert [proxies.trusts(parse_address(peer)) for peer in ("10.1.1.1", "", "127.0.0.1")] == [True, True, False]
 
 
 # --------------------------------------------------------------------------------------------------- clocks and times

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.cli import Run, failed
+from tests.support.cli import Run, failed, misused
 from tests.support.rules import ASKED, CALLERS, RULES
 from tokenissuer.config import load_config
 from tokenissuer.errors import ConfigurationError
@@ -83,9 +83,6 @@ def line_of(path: Path, text: str) -> int:
     return max(number for number, line in enumerate(lines[:place], 1) if line == "[[access]]")
 
 
-Explain = Callable[..., tuple[int, str, str]]
-
-
 def test_a_grant_names_file_and_line(run: Run, config: Path) -> None:
     """And the comment."""
     code, out, _ = run(
@@ -150,11 +147,7 @@ def test_a_backend_finds_the_real_account(run: Run, config: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["team/app:pull"], "is not a scope such as"),
-        (["repository:Team/App:pull"], "is not a scope such as"),
-        (["repository:team/app:"], "is not a scope such as"),
         (["--group", "dev", "repository:a:pull"], "need --account"),
-        (["--account", "a", "--address", "x", "repository:a:pull"], "not an address"),
         (["--account", "a", "--service", "x", "repository:a:pull"], "'x' is not in [issuer] services; known:"),
         (["--account", "a", "--backend", "x", "repository:a:pull"], "no backend 'x'"),
     ],
@@ -162,6 +155,20 @@ def test_a_backend_finds_the_real_account(run: Run, config: Path) -> None:
 def test_what_cannot_be_explained_is_said(run: Run, config: Path, arguments: list[str], says: str) -> None:
     """One line each."""
     failed(run("explain", *arguments, "--config", config), says)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["team/app:pull"], "is not a scope such as"),
+        (["repository:Team/App:pull"], "is not a scope such as"),
+        (["repository:team/app:"], "is not a scope such as"),
+        (["--address", "x", "repository:a:pull"], "'x' is not an address"),
+    ],
+)
+def test_a_typing_error_is_not_a_denial(run: Run, config: Path, arguments: list[str], says: str) -> None:
+    """Scripts ask for the exit status."""
+    misused(run("explain", *arguments, "--config", config), says)
 
 
 TEST = """
@@ -220,7 +227,7 @@ def test_a_token_can_be_signed_by_hand(run: Run, config: Path) -> None:
     assert "has signed a token by hand: account 'alice'" in err
     assert "repository:team/app:pull" in err
     failed(run("token", "--service", "x", "--config", config), "'x' is not in [issuer] services")
-    failed(run("token", "x", "--config", config), "is not a scope")
+    misused(run("token", "x", "--config", config), "is not a scope")
 
 
 def test_a_token_is_read_and_tried(run: Run, config: Path, typed: Callable[[str | bytes], None]) -> None:

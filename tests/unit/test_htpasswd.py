@@ -299,7 +299,10 @@ def test_groups_are_read_as_apache_writes_them(file: Path, text: str, expected: 
     assert backend.authenticate("alice", "pass").groups == expected
 
 
-@pytest.mark.parametrize("line", ["alice", "dev alice", ": alice", "  : alice"])
+@pytest.mark.parametrize(
+    "line",
+    ["alice", "dev alice", ": alice", "  : alice", "\ufeffdev: bob", "dev: b\u200bob", "# a comment \\\ndev: bob"],
+)
 def test_a_broken_group_line_stops_the_start(file: Path, line: str) -> None:
     """With file and number."""
     groups = file.with_name("groups")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.support.rules import ACCOUNTS, ASKED, CALLERS, NAMES, PATTERNS, RULES, rule
 from tokenissuer.accounts.backend import Account
-from tokenissuer.net import IPNetwork
+from tokenissuer.net import parse_network
 from tokenissuer.policy import Caller, Glob, Identity, Names, Policy, Rule, account_path
 from tokenissuer.scope import Access
 
@@ -259,11 +259,13 @@ def test_a_rule_may_be_for_some_registries_only(services: tuple[str, ...], servi
         ("2001:db8::/32", "10.0.0.1", False, False),
         ("0.0.0.0/0", "2001:db8::1", False, False),
         ("10.0.0.0/8", None, False, True),
+        ("::ffff:10.0.0.0/104", "10.9.9.9", True, True),
+        ("::ffff:10.0.0.0/104", "11.0.0.1", False, False),
     ],
 )
 def test_a_rule_may_be_for_some_networks_only(network: str, address: str | None, allowed: bool, denied: bool) -> None:
     """Where the address cannot be told, a denial holds and a permission does not."""
-    networks: tuple[IPNetwork, ...] = (ipaddress.ip_network(network),)
+    networks = (parse_network(network),)
     caller = Caller(None, "registry.example", ipaddress.ip_address(address) if address else None)
     assert bool(granted([rule(networks=networks)], asked(), caller)) is allowed
     assert bool(granted([rule(), rule(networks=networks, deny=True)], asked(), caller)) is not denied
@@ -502,6 +504,14 @@ def test_a_job_does_not_get_its_users_place_from_a_rule_for_everyone() -> None:
     assert granted([one], asked(name="public/x"), job) == {"pull"}
     assert granted([one], asked(name="alice/x"), job) == set()
     assert granted([one], asked(name="dev/x"), job) == set()
+
+
+def test_a_job_is_not_spared_by_a_denial_that_spares_its_users_place() -> None:
+    """Neither by the account's name nor by a group's."""
+    job = Caller(Account("alice", frozenset({"dev"}), delegated=True), "r", None)
+    denial = rule(number=2, deny=True, except_repositories=("{account}/**", "{group}/**", "public/**"))
+    for name, expected in (("alice/x", set()), ("dev/x", set()), ("public/x", {"pull"})):
+        assert granted([rule(), denial], asked(name=name), job) == expected
 
 
 def test_a_group_without_a_path_stands_for_nothing() -> None:

@@ -384,36 +384,6 @@ def test_many_threads_share_a_store(world: World) -> None:
     assert len(list(world.store.sessions())) == 80
 
 
-WRITER = """
-import sys
-from pathlib import Path
-from tokenissuer.accounts.backend import Account, Backend
-from tokenissuer.accounts.chain import Login
-from tokenissuer.accounts.cache import CachedBackend
-from tokenissuer.sessions.tokens import TOUCH_INTERVAL, Client, RefreshOptions, RefreshTokens
-from tokenissuer.sessions.sqlite import SqliteOptions, SqliteStore
-
-
-class Known(Backend):
-    def authenticate(self, username, password):
-        raise AssertionError
-
-    def lookup(self, name, password):
-        return Account(name, password_version="first")
-
-
-tokens = RefreshTokens(SqliteStore(SqliteOptions(Path(sys.argv[1]))), RefreshOptions(10**6, 10**6))
-login = Login(Account("alice", password_version="first"), CachedBackend("people", Known(None)))
-client = Client("registry", "docker", "", "")
-while True:
-    kept = tokens.issue(login, "keep", client)
-    print("kept", kept, flush=True)
-    gone = tokens.issue(login, "keep", client)
-    tokens.revoke(gone)
-    print("gone", gone, flush=True)
-"""
-
-
 def test_a_store_that_is_locked_is_an_outage(world: World, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a wrong password nor a defect: the next try may do."""
     token = world.login()

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenissuer.scope import MAX_SCOPE_LENGTH, MAX_SCOPES, Access, parse_scopes, scope_text
+import tokenissuer.scope
+from tokenissuer.scope import MAX_ACTIONS, MAX_SCOPE_LENGTH, MAX_SCOPES, Access, parse_scopes, scope_text
 
 
 def repository(name: str, *actions: str) -> Access:
@@ -87,6 +88,23 @@ def test_at_most_so_many_resources_are_read() -> None:
     assert len(found) == MAX_SCOPES
     assert found[0] == repository("r0", "pull", "push")
     assert found[-1].name == f"r{MAX_SCOPES - 1}"
+
+
+def test_at_most_so_many_actions_are_read() -> None:
+    """Of one resource, in one scope or in many; those that registries have still join the ones before them."""
+    invented = [f"{first}{second}" for first in "abcdefgh" for second in "abcdefgh"]
+    assert len(parse_scopes([f"repository:a:{','.join(invented)}"])[0].actions) == MAX_ACTIONS
+    (found,) = parse_scopes(["repository:a:pull,pull", *(f"repository:a:pull,{action}" for action in invented)])
+    assert len(found.actions) == MAX_ACTIONS
+    assert "pull" in found.actions
+
+
+def test_a_resource_that_is_repeated_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else 64 KiB, which anybody may send, would cost seconds."""
+    made = []
+    monkeypatch.setattr(tokenissuer.scope, "Access", lambda *values: made.append(values))
+    parse_scopes(["repository:a:pull " * 3000])
+    assert len(made) == 1
 
 
 @pytest.mark.parametrize(

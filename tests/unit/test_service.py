@@ -246,6 +246,19 @@ def test_what_rules_allow_does_not_depend_on_a_limit_for_questions(key: SigningK
         one.respond(asked(repository("other", "pull"), login=login))
 
 
+def test_what_ones_own_source_grants_does_not_depend_on_it_either(key: SigningKey) -> None:
+    """Strangers use up the questions on nobody's behalf."""
+
+    class Own(Fixed):
+        def grants(self, account: Account | None, access: Access) -> frozenset[str]:
+            return frozenset({"pull"}) if account else frozenset()
+
+    chain = Chain([CachedBackend("memory", Own()), CachedBackend("limited", Limited())])
+    one = TokenService(Issuer("x", key, 900, {}), chain, Policy([]), ["one"])
+    granted = one.respond(asked(repository("a/b", "pull", "push"), login=ALICE)).granted
+    assert granted == (repository("a/b", "pull"),)
+
+
 def test_a_source_that_grants_nothing_itself_is_not_asked(key: SigningKey) -> None:
     """And nobody is counted for it."""
 

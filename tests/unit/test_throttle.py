@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from limits.storage import MemoryStorage
 
+from tests.support.accounts import logged_in
+from tokenissuer.accounts.chain import Login
 from tokenissuer.accounts.throttle import Throttle, ThrottleOptions, _open_redis
 from tokenissuer.config import load_config
 from tokenissuer.errors import BackendUnavailable, ConfigurationError, InvalidCredentials, TooManyAttempts
@@ -40,11 +42,12 @@ class World:
             return error.status
         return 200
 
-    def ask(self, name: str, password: str) -> None:
+    def ask(self, name: str, password: str) -> Login:
         """Be the backends."""
         self.asked.append(password)
         if RIGHT.get(name.strip().lower()) != password:
             raise InvalidCredentials
+        return logged_in(name.strip().lower())
 
     def guess(self, name: str, count: int, address: str | None = HOME) -> list[int]:
         """Log in with so many different wrong passwords."""
@@ -61,15 +64,15 @@ def throttle(account: int = 3, address: int = 9, redis: str = "") -> Throttle:
     return Throttle(options, b"k" * 32)
 
 
-def never() -> None:
+def never() -> Login:
     """What must not be asked."""
     raise AssertionError
 
 
-def raising(error: Exception) -> Callable[[], None]:
+def raising(error: Exception) -> Callable[[], Login]:
     """A login that ends like this."""
 
-    def login() -> None:
+    def login() -> Login:
         raise error
 
     return login
@@ -257,15 +260,30 @@ def test_many_tokens_at_once_for_a_known_name_get_in(world: World) -> None:
     """A runner starts twenty jobs, each with its own token."""
     login, address = world.throttle.run, _address()
 
-    def nested(number: int) -> int:
+    def nested(number: int) -> Login:
         if number == 20:
-            return 0
-        return login("gitlab-ci-token", f"token {number}", address, lambda: 1 + nested(number + 1))
+            return logged_in("alice")
+        return login("gitlab-ci-token", f"token {number}", address, lambda: nested(number + 1))
 
     with pytest.raises(TooManyAttempts):
         nested(0)
-    login("gitlab-ci-token", "token", address, lambda: 0)
-    assert nested(0) == 20
+    login("gitlab-ci-token", "token", address, lambda: logged_in("alice"))
+    assert nested(0).account.name == "alice"
+
+
+def test_a_machine_that_types_somebodys_name_does_not_lift_the_limit(world: World) -> None:
+    """With a backend that takes any name, one good token would be good for guesses at all accounts."""
+    for name in ("alice", "bob"):
+        world.throttle.run(name, "a job's token", _address(), lambda: logged_in("ci:job"))
+    world.use_up()
+    assert world.guess("alice", 1) == world.guess("bob", 1) == [429]
+
+
+def test_a_login_under_another_spelling_is_the_accounts_own(world: World) -> None:
+    """Directories take several."""
+    assert world.login(" ALICE", RIGHT["alice"]) == 200
+    world.use_up()
+    assert world.login("alice", RIGHT["alice"]) == 200
 
 
 def test_an_outage_does_not_count(world: World) -> None:
@@ -280,7 +298,7 @@ def test_guesses_at_the_same_time_get_no_more_tries(world: World) -> None:
     """The answers come after all of them have begun."""
     begun = 0
 
-    def guess() -> None:
+    def guess() -> Login:
         nonlocal begun
         begun += 1
         with contextlib.suppress(TooManyAttempts, InvalidCredentials):

@@ -51,46 +51,6 @@ class CacheOptions:
                 raise ValueError(f"'{key}' is {seconds}; use 0 to {MAX_SECONDS} seconds")
 
 
-@dataclass(frozen=True, slots=True)
-class Deadline:
-    """A moment by which an answer must be there, however many steps it takes.
-
-    Args:
-        end: seconds on the monotonic clock.
-    """
-
-    end: float
-
-    @classmethod
-    def after(cls, seconds: float) -> Deadline:
-        """Return the moment that many seconds from now."""
-        return cls(time.monotonic() + seconds)
-
-    def within(self, seconds: float) -> Deadline:
-        """Return the earlier of this moment and the one that many seconds from now."""
-        return Deadline(min(self.end, time.monotonic() + seconds))
-
-    def share(self, tries: int) -> Deadline:
-        """Return the deadline of the first of several tries: each gets an equal part of the time left.
-
-        Args:
-            tries: how many there are, at least one.
-        """
-        now = time.monotonic()
-        return Deadline(now + (self.end - now) / tries)
-
-    def remaining(self) -> float:
-        """Return the seconds left.
-
-        Raises:
-            TimeoutError: if there are none.
-        """
-        seconds = self.end - time.monotonic()
-        if seconds <= 0:
-            raise TimeoutError("no answer in time")
-        return seconds
-
-
 @dataclass(slots=True)
 class _Call(Generic[T]):
     """A question that one thread asks and others may wait for."""

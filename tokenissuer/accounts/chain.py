@@ -9,7 +9,7 @@ from typing import Final
 
 from tokenissuer.accounts.backend import Account
 from tokenissuer.accounts.cache import CachedBackend
-from tokenissuer.errors import ConfigurationError, InvalidCredentials, UnknownAccount
+from tokenissuer.errors import InvalidCredentials, QuotaExceeded, UnknownAccount
 from tokenissuer.policy import REPOSITORY_ACTIONS
 from tokenissuer.scope import Access
 
@@ -31,14 +31,9 @@ class Chain:
 
     Args:
         backends: at least one.
-
-    Raises:
-        ConfigurationError: if there is none: an empty chain must not mean "everyone may".
     """
 
     def __init__(self, backends: Sequence[CachedBackend]) -> None:
-        if not backends:
-            raise ConfigurationError("no backend is configured; add a [[backends]] table")
         self.backends: Final = tuple(backends)
         #: Whether any of them allows actions itself.
         self.may_grant: Final = any(each.backend.may_grant for each in backends)
@@ -55,15 +50,35 @@ class Chain:
         unknown = []
         for backend in self.backends:
             try:
-                return Login(backend.authenticate(username, password), backend)
+                login = Login(backend.authenticate(username, password), backend)
             except UnknownAccount as error:
                 unknown.append(error)
+            else:
+                return self._first_by_own_name(login, username, password)
         reasons = "; ".join(dict.fromkeys(error.reason for error in unknown if error.reason))
         raise InvalidCredentials(
             reason=f"no backend knows the name{f' ({reasons})' if reasons else ''}",
             # A machine's token is no guess for any of them.
             is_guess=all(error.is_guess for error in unknown),
         )
+
+    def _first_by_own_name(self, login: Login, username: str, password: str) -> Login:
+        """Return the login of the first backend that knows the account's own name, which was not the one typed.
+
+        Backends fold names in different ways. Without this, `ADMIN` in the second backend would become the account
+        `admin` of the first one, which knows no other spelling.
+        """
+        account = login.account
+        if account.name == username or account.delegated:
+            return login
+        for backend in self.backends:
+            if backend is login.backend:
+                break
+            try:
+                return Login(backend.authenticate(account.name, password), backend)
+            except UnknownAccount:
+                continue
+        return login
 
     def lookup(self, backend_name: str, name: str, password: str) -> Login:
         """Find an account again, for a refresh token.
@@ -95,7 +110,12 @@ class Chain:
             if access.actions <= granted:
                 break
             if login is None or backend is not login.backend:
-                granted |= backend.grants(None, access)
+                try:
+                    granted |= backend.grants(None, access)
+                except QuotaExceeded:
+                    # Strangers may have used up what is for everyone; what the account has of its own stays.
+                    if login is None or not granted:
+                        raise
         # A plug-in may grant only the actions that a registry knows.
         return granted & REPOSITORY_ACTIONS
 

@@ -9,6 +9,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from tokenissuer.errors import BackendUnavailable, QuotaExceeded
@@ -19,6 +20,46 @@ MAX_CALLS: Final = 16
 WAIT: Final = 12.0
 #: Seconds after which a call that fails has kept a thread from others.
 SLOW: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A moment by which an answer must be there, however many steps it takes.
+
+    Args:
+        end: seconds on the monotonic clock.
+    """
+
+    end: float
+
+    @classmethod
+    def after(cls, seconds: float) -> Deadline:
+        """Return the moment that many seconds from now."""
+        return cls(time.monotonic() + seconds)
+
+    def within(self, seconds: float) -> Deadline:
+        """Return the earlier of this moment and the one that many seconds from now."""
+        return Deadline(min(self.end, time.monotonic() + seconds))
+
+    def share(self, tries: int) -> Deadline:
+        """Return the deadline of the first of several tries: each gets an equal part of the time left.
+
+        Args:
+            tries: how many there are, at least one.
+        """
+        now = time.monotonic()
+        return Deadline(now + (self.end - now) / tries)
+
+    def remaining(self) -> float:
+        """Return the seconds left.
+
+        Raises:
+            TimeoutError: if there are none.
+        """
+        seconds = self.end - time.monotonic()
+        if seconds <= 0:
+            raise TimeoutError("no answer in time")
+        return seconds
 
 
 class Threads:

@@ -2,7 +2,7 @@
 
 There is a limit of different wrong passwords per account and address, and a limit per address. For IPv6 an address is
 a /64, which is one customer's, and four times as many are allowed from a /48, which one customer may have as well. An
-account that has logged in from an address within a week is not held to that address's limit.
+account that has logged in from an address within a week, under its own name, is not held to that address's limit.
 
 Beyond a limit every password is refused, the right one too: a different answer would be one more guess.
 """
@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv6Address, IPv6Network
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from limits import RateLimitItem, RateLimitItemPerMinute, RateLimitItemPerSecond
 from limits.errors import ConfigurationError as LimitsConfigurationError
@@ -29,11 +29,10 @@ from limits.errors import StorageError
 from limits.storage import MemoryStorage, Storage, storage_from_string
 from limits.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter
 
+from tokenissuer.accounts.chain import Login
 from tokenissuer.errors import ConfigurationError, InvalidCredentials, TooManyAttempts
 from tokenissuer.net import IPAddress
 from tokenissuer.options import Secret, option
-
-T = TypeVar("T")
 
 #: Seconds for which an account that has logged in from an address is not held to the address's limit.
 KNOWN: Final = 7 * 24 * 3600
@@ -97,9 +96,10 @@ class _Counters:
         # By the widest network: to the account source all of a customer's addresses are this server's one.
         self._source: Final = RateLimitItemPerMinute(SOURCE_LIMIT, namespace="source")
         self._wrong: Final = RateLimitItemPerSecond(1, options.window, "wrong")
+        self._used: Final = RateLimitItemPerSecond(1, KNOWN, "used")
         self._known: Final = RateLimitItemPerSecond(1, KNOWN, "known")
         self._is_bounded: Final = isinstance(storage, MemoryStorage)
-        self._noted: Final[OrderedDict[str, float]] = OrderedDict()
+        self._noted: Final[OrderedDict[tuple[RateLimitItem, str], float]] = OrderedDict()
         self._lock: Final = threading.Lock()
         self._kept: Final[OrderedDict[tuple[RateLimitItem, str], None]] = OrderedDict()
 
@@ -120,10 +120,11 @@ class _Counters:
             end, left = self._moving.get_window_stats(limit, who)
             if left > (others if name == "account" else 0):
                 continue
-            # All jobs of a CI runner use one name, each with its own token: they may be many at once.
+            if left > 0 and self._has(self._used, attempt):
+                # All jobs of a CI runner use one name, each with its own token: they may be many at once.
+                continue
             # The limit of the account bounds the guesses of whoever shares the address with it.
-            is_bounded = left > 0 or (name == "address" and self._limits[0][0] == "account")
-            if is_bounded and self.is_known(attempt):
+            if name == "address" and self._limits[0][0] == "account" and self._has(self._known, attempt):
                 continue
             raise TooManyAttempts(math.ceil(max(1.0, end - time.time())) if left <= 0 else 1, name)
         where = attempt.places[-1].address
@@ -160,21 +161,27 @@ class _Counters:
                 place = attempt.places[width]
                 yield name, limit, place.account if name == "account" else place.address
 
-    def is_known(self, attempt: _Attempt) -> bool:
-        """Whether the account has lately logged in from the address."""
-        return not self._fixed.test(self._known, attempt.places[0].account)
+    def know(self, attempt: _Attempt, *, is_own_name: bool) -> None:
+        """Note that somebody has logged in from the address under this name.
 
-    def know(self, attempt: _Attempt) -> None:
-        """Note that the account has logged in from the address."""
+        Args:
+            attempt: whose.
+            is_own_name: whether it is the account's. Whoever logs in with a machine's token may type anybody's.
+        """
         who, now = attempt.places[0].account, time.monotonic()
-        if now < self._noted.get(who, 0.0):
-            return
-        if not self.is_known(attempt):
-            # Not in `_kept`: many wrong passwords must not push out who has logged in.
-            self._fixed.hit(self._known, who)
-        self._noted[who] = now + _NOTED
-        if len(self._noted) > MAX_COUNTERS:
+        for limit in (self._used, self._known) if is_own_name else (self._used,):
+            if now < self._noted.get((limit, who), 0.0):
+                continue
+            if not self._has(limit, attempt):
+                # Not in `_kept`: many wrong passwords must not push out who has logged in.
+                self._fixed.hit(limit, who)
+            self._noted[limit, who] = now + _NOTED
+        while len(self._noted) > MAX_COUNTERS:
             self._noted.popitem(last=False)
+
+    def _has(self, limit: RateLimitItem, attempt: _Attempt) -> bool:
+        """Whether a login under the name from the address was noted lately."""
+        return not self._fixed.test(limit, attempt.places[0].account)
 
     def _keep(self, limit: RateLimitItem, who: str) -> None:
         if not self._is_bounded:
@@ -237,7 +244,7 @@ class Throttle:
         # For each account and address, the passwords that are being tried, and by how many requests.
         self._trying: Final[dict[str, dict[str, int]]] = {}
 
-    def run(self, username: str, password: str, address: IPAddress | None, login: Callable[[], T]) -> T:
+    def run(self, username: str, password: str, address: IPAddress | None, login: Callable[[], Login]) -> Login:
         """Try a login if that is allowed, and count it if the password was wrong.
 
         Args:
@@ -250,15 +257,15 @@ class Throttle:
             TooManyAttempts: if there were too many wrong passwords.
             Exception: what `login` raises.
         """
-        # A directory takes `Bob`, `BOB` and `b o b` for the same account or for different ones: here they are the same.
-        name = "".join(unicodedata.normalize("NFKC", username).casefold().split())
+        name = _folded(username)
         places = [_Place(place, self._digest(place, name)) for place in self._addresses(address)]
         attempt = _Attempt(tuple(places), self._digest(places[-1].account, password))
         others = self._begin(attempt)
         try:
             self._ask(lambda counters: counters.admit(attempt, others))
             result = login()
-            self._ask(lambda counters: counters.know(attempt))
+            is_own_name = _folded(result.account.name) == name
+            self._ask(lambda counters: counters.know(attempt, is_own_name=is_own_name))
             return result
         except InvalidCredentials as error:
             kind = {"is_guess": error.is_guess, "is_counted": error.is_counted}
@@ -376,6 +383,11 @@ def _open_redis(url: str) -> Storage:
         raise ConfigurationError("'redis' is not a URL such as redis://:password@redis.example.com:6379/0") from None
     assert isinstance(storage, Storage)
     return storage
+
+
+def _folded(name: str) -> str:
+    # A directory takes `Bob`, `BOB` and `b o b` for the same account or for different ones: here they are the same.
+    return "".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 def _places(address: IPAddress | None) -> Sequence[str]:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from tokenissuer.accounts.backend import Account
 from tokenissuer.accounts.chain import Chain, Login
+from tokenissuer.cli.arguments import argument, read_address
 from tokenissuer.config import Config, find_config, load_config
 from tokenissuer.diagnosis import one_line
 from tokenissuer.errors import BackendUnavailable, InvalidCredentials, TokenIssuerError
-from tokenissuer.net import parse_address
 from tokenissuer.options import near_match
 from tokenissuer.policy import Caller, Policy, Rule
 from tokenissuer.policy.expectation import one_scope
@@ -22,12 +22,16 @@ from tokenissuer.scope import Access
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("scopes", nargs="+", metavar="SCOPE", help="such as repository:team/app:pull,push")
+    parser.add_argument(
+        "scopes", nargs="+", type=argument(one_scope), metavar="SCOPE", help="such as repository:team/app:pull,push"
+    )
     parser.add_argument("--account", metavar="NAME", help="who asks (default: nobody is logged in)")
     parser.add_argument(
         "--group", action="append", default=[], metavar="NAME", help="take the account as a member of this"
     )
-    parser.add_argument("--address", metavar="IP", help="the client's address (default: not known)")
+    parser.add_argument(
+        "--address", type=argument(read_address), metavar="IP", help="the client's address (default: not known)"
+    )
     parser.add_argument("--service", metavar="NAME", help="the registry (default: the first of [issuer] services)")
     parser.add_argument(
         "--backend", metavar="NAME", help="whose account it is (default: the first backend that finds it)"
@@ -37,15 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """say which access rule allows or denies something, or why none does; exit status 1 if not all is granted"""
     config = load_config(find_config(arguments.config))
-    try:
-        requested = [one_scope(text) for text in arguments.scopes]
-    except ValueError as error:
-        raise TokenIssuerError(str(error)) from None
     policy, is_all = Policy(config.rules), True
     with closing(config.open_chain()) as chain:
         login, note = _find(chain, config, arguments)
         caller = _caller(config, arguments, login)
-        for access in requested:
+        for access in arguments.scopes:
             grants = frozenset[str]()
             if chain.may_grant and access.is_repository and (login is not None or caller.account is None):
                 try:
@@ -87,13 +87,7 @@ def _find(chain: Chain, config: Config, arguments: argparse.Namespace) -> tuple[
 
 
 def _caller(config: Config, arguments: argparse.Namespace, login: Login | None) -> Caller:
-    services = config.issuer.services
-    service = arguments.service or services[0]
-    if service not in services:
-        raise TokenIssuerError(f"--service: '{service}' is not in [issuer] services; {near_match(service, services)}")
-    address = parse_address(arguments.address) if arguments.address else None
-    if arguments.address and address is None:
-        raise TokenIssuerError(f"--address: '{arguments.address}' is not an address such as 192.0.2.1")
+    service, address = config.service(arguments.service), arguments.address
     if login is not None:
         return Caller(login.account, service, address, login.backend.name)
     if arguments.account is None:

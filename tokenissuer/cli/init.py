@@ -13,7 +13,7 @@ import secrets
 import shlex
 import string
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -22,14 +22,11 @@ from typing import Final
 
 from cryptography.hazmat.primitives import serialization
 
+from tokenissuer.cli.arguments import argument
 from tokenissuer.config import FILE_NAME, load_config
 from tokenissuer.errors import ConfigurationError
 from tokenissuer.signing.issuer import check_realm
 from tokenissuer.signing.keys import KeyType, SigningKey, generate_private_key, private_pem, self_signed_certificate
-
-#: A name, not 127.0.0.1: crane and Helm refuse a realm whose host is a loopback address.
-DEFAULT_REALM: Final = "http://localhost:5001/token"
-DEFAULT_ACCOUNT: Final = "admin"
 
 _PASSWORD_LENGTH: Final = 24
 _STATE_FOLDER: Final = Path("/var/lib/tokenissuer")
@@ -81,11 +78,12 @@ class SetUp:
     """
 
     folder: Path
-    realm: str = DEFAULT_REALM
+    # A name, not 127.0.0.1: crane and Helm refuse a realm whose host is a loopback address.
+    realm: str = "http://localhost:5001/token"
     service: str = "container_registry"
     issuer: str = "tokenissuer"
     key_type: KeyType = KeyType.EC
-    account: str = DEFAULT_ACCOUNT
+    account: str = "admin"
     purpose: Purpose = Purpose.HERE
     user: str = ""
 
@@ -227,39 +225,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where to write it (default: the working folder)",
     )
-    parser.add_argument(
-        "--realm",
-        type=_argument(_checked_realm),
-        default=default.realm,
-        metavar="URL",
-        help=f"the URL clients are sent to (default: {default.realm})",
-    )
-    parser.add_argument(
-        "--service",
-        type=_argument(_name),
-        default=default.service,
-        metavar="NAME",
-        help=f"the registry's name (default: {default.service})",
-    )
-    parser.add_argument(
-        "--issuer",
-        type=_argument(_name),
-        default=default.issuer,
-        metavar="NAME",
-        help=f"the issuer's name (default: {default.issuer})",
-    )
+    for flag, read, value, metavar, text in (
+        ("--realm", _checked_realm, default.realm, "URL", "the URL clients are sent to"),
+        ("--service", _name, default.service, "NAME", "the registry's name"),
+        ("--issuer", _name, default.issuer, "NAME", "the issuer's name"),
+        ("--account", _name, default.account, "NAME", "the first account"),
+    ):
+        parser.add_argument(
+            flag, type=argument(read), default=value, metavar=metavar, help=f"{text} (default: {value})"
+        )
     parser.add_argument(
         "--key-type",
         choices=[str(key_type) for key_type in KeyType],
         default=str(default.key_type),
         help="ec: P-256, rsa: 4096 bits (default: ec)",
-    )
-    parser.add_argument(
-        "--account",
-        type=_argument(_name),
-        default=default.account,
-        metavar="NAME",
-        help=f"the first account (default: {default.account})",
     )
     parser.add_argument(
         "--for",
@@ -270,7 +249,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "runs this command)",
     )
     parser.add_argument(
-        "--user", type=_argument(_name), metavar="NAME", help="the user that serves (default: as in conf/)"
+        "--user", type=argument(_name), metavar="NAME", help="the user that serves (default: as in conf/)"
     )
 
 
@@ -317,16 +296,6 @@ def _next_steps(set_up: SetUp) -> Sequence[str]:
                 f"Start the registry:  registry serve {registry}",
                 "                     (Debian: docker-registry serve ...)",
             )
-
-
-def _argument(check: Callable[[str], str]) -> Callable[[str], str]:
-    def convert(text: str) -> str:
-        try:
-            return check(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return convert
 
 
 def _checked_realm(text: str) -> str:

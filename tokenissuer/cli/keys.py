@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Final
 
-from tokenissuer.cli.registry import prove_trust
 from tokenissuer.config import Config, find_config, load_config
+from tokenissuer.doctor.trial import prove_trust
 from tokenissuer.errors import TokenIssuerError
 from tokenissuer.signing.keys import KeyType, load_private_key
 from tokenissuer.signing.rotation import Rotation, key_type_of, kid_of, moment

@@ -18,13 +18,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from tokenissuer.cli.arguments import argument
 from tokenissuer.cli.init import SetUp
-from tokenissuer.cli.serve import DEFAULT_LISTEN, add_log_level, listen_argument, open_server, stopped_by_signal
+from tokenissuer.cli.serve import DEFAULT_LISTEN, add_log_level, open_server, stopped_by_signal
 from tokenissuer.config import Config, load_config
 from tokenissuer.errors import ConfigurationError, TokenIssuerError
 from tokenissuer.files import read_text
 from tokenissuer.monitoring.log import log_to_stderr
 from tokenissuer.net import HostPort
+from tokenissuer.serving.listener import open_sockets
 
 #: A closed terminal ends it as Ctrl-C does.
 _STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -49,14 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--listen",
-        type=listen_argument,
+        type=argument(HostPort.parse),
         default=DEFAULT_LISTEN,
         metavar="HOST:PORT",
         help=f"the issuer's address (default: {DEFAULT_LISTEN})",
     )
     parser.add_argument(
         "--registry-listen",
-        type=listen_argument,
+        type=argument(HostPort.parse),
         default=HostPort.parse(_DEFAULT_REGISTRY_LISTEN),
         metavar="HOST:PORT",
         help=f"the registry's address (default: {_DEFAULT_REGISTRY_LISTEN})",
@@ -73,7 +75,9 @@ def run(arguments: argparse.Namespace) -> int:
             raise ConfigurationError(
                 f"{flag} {address}: port 0 is not possible here, because both programs must know the port"
             )
-        _refuse_taken(address, flag)
+        # Before anything is written: it may be taken.
+        for sock in open_sockets(address, flag):
+            sock.close()
     if listen == registry_listen:
         raise ConfigurationError(f"--listen and --registry-listen are both {listen}; give one of them another port")
     set_up = SetUp(arguments.folder.absolute(), realm=f"http://{_client_host(listen)}/token")
@@ -191,19 +195,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def _refuse_taken(listen: HostPort, flag: str) -> None:
-    try:
-        family = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM)[0][0]
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((listen.host, listen.port))
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot listen on {listen}: {(error.strerror or str(error)).lower()}; "
-            f"stop what listens there, or use {flag} with another port"
-        ) from None
 
 
 def _refuse_other_port(config: Config, listen: HostPort) -> None:

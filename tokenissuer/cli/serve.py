@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NoReturn
 
+from tokenissuer.cli.arguments import argument
 from tokenissuer.config import THREADS, find_config, load_config
 from tokenissuer.errors import TokenIssuerError
 from tokenissuer.monitoring.log import LogFormat, log_to_stderr
@@ -34,14 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
         "--listen",
-        type=listen_argument,
+        type=argument(HostPort.parse),
         default=DEFAULT_LISTEN,
         metavar="HOST:PORT",
         help=f"where to listen (default: {DEFAULT_LISTEN})",
     )
     parser.add_argument(
         "--threads",
-        type=_threads,
+        type=argument(_threads),
         default=THREADS,
         metavar="N",
         help=f"requests answered at once (default: {THREADS})",
@@ -166,18 +167,6 @@ def stopped_by_signal(numbers: Sequence[signal.Signals] = STOPPING) -> Iterator[
             signal.signal(number, handler)
 
 
-def listen_argument(text: str) -> HostPort:
-    """Read HOST:PORT from the command line.
-
-    Raises:
-        argparse.ArgumentTypeError: if the text has another form.
-    """
-    try:
-        return HostPort.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
 def _url(sock: socket.socket) -> str:
     if sock.family == socket.AF_UNIX:
         return str(sock.getsockname())
@@ -187,5 +176,5 @@ def _url(sock: socket.socket) -> str:
 
 def _threads(text: str) -> int:
     if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= _MAX_THREADS:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number from 1 to {_MAX_THREADS}")
+        raise ValueError(f"'{text}' is not a number from 1 to {_MAX_THREADS}")
     return int(text)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from tokenissuer.config import find_config, load_config
+from tokenissuer.diagnosis import one_line
 from tokenissuer.errors import BackendUnavailable, TokenIssuerError
 from tokenissuer.sessions.store import Session, Store
 
@@ -86,15 +87,10 @@ def _row(session: Session, state: str) -> tuple[str, ...]:
 
 def _print_table(rows: Iterable[tuple[str, ...]]) -> None:
     head = ("ID", "ACCOUNT", "BACKEND", "SERVICE", "CLIENT", "LOGIN", "FROM", "LAST USED", "FROM", "STATE")
-    table = [head, *(tuple(_printable(cell) or "-" for cell in row) for row in rows)]
+    table = [head, *(tuple(one_line(cell[:60]) or "-" for cell in row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _printable(text: str) -> str:
-    """Shorten a text that a client may have chosen: it must not move the cursor, break a line or reverse it."""
-    return "".join(character if character.isprintable() else "?" for character in text[:60])
 
 
 def _moment(seconds: float) -> str:

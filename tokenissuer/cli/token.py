@@ -8,17 +8,22 @@ import pwd
 import sys
 import syslog
 
+from tokenissuer.cli.arguments import argument
 from tokenissuer.config import find_config, load_config
 from tokenissuer.diagnosis import one_line
-from tokenissuer.errors import TokenIssuerError
-from tokenissuer.options import near_match
 from tokenissuer.policy.expectation import one_scope
 from tokenissuer.scope import scope_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("scopes", nargs="*", metavar="SCOPE", help="what it allows, such as repository:team/app:pull")
+    parser.add_argument(
+        "scopes",
+        nargs="*",
+        type=argument(one_scope),
+        metavar="SCOPE",
+        help="what it allows, such as repository:team/app:pull",
+    )
     parser.add_argument("--account", default="", metavar="NAME", help="whose token it is (default: nobody's)")
     parser.add_argument("--service", metavar="NAME", help="the registry (default: the first of [issuer] services)")
 
@@ -26,15 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """sign a token that allows what is named here, whatever the rules say; it needs the private key"""
     config = load_config(find_config(arguments.config))
-    service = arguments.service or config.issuer.services[0]
-    if service not in config.issuer.services:
-        raise TokenIssuerError(
-            f"--service: '{service}' is not in [issuer] services; {near_match(service, config.issuer.services)}"
-        )
-    try:
-        granted = tuple(one_scope(text) for text in arguments.scopes)
-    except ValueError as error:
-        raise TokenIssuerError(str(error)) from None
+    service, granted = config.service(arguments.service), tuple(arguments.scopes)
     token = config.make_issuer(config.load_key()).issue(arguments.account, service, granted)
     note = (
         f"{_user()} has signed a token by hand: account '{one_line(arguments.account)}', service '{service}', "

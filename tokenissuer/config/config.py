@@ -29,7 +29,7 @@ from tokenissuer.monitoring.metrics import (
     observe_backend,
     observe_request,
 )
-from tokenissuer.options import files_in, with_place
+from tokenissuer.options import files_in, near_match, with_place
 from tokenissuer.policy import Caller, Policy, Rule
 from tokenissuer.policy.expectation import TestOptions
 from tokenissuer.policy.findings import allowance_findings, name_findings
@@ -102,6 +102,17 @@ class Config:
             ConfigurationError: if they cannot be used.
         """
         return load_signing_key(self.signing.key, self.signing.certificate)
+
+    def service(self, given: str | None) -> str:
+        """Return the registry that an option names; the first one if it names none.
+
+        Raises:
+            ConfigurationError: if none of that name is served.
+        """
+        services = self.issuer.services
+        if given is None or given in services:
+            return given or services[0]
+        raise ConfigurationError(f"--service: '{given}' is not in [issuer] services; {near_match(given, services)}")
 
     def files(self) -> frozenset[Path]:
         """Return the files that an application is built from."""
@@ -178,6 +189,7 @@ class Config:
             service = TokenService(issuer, chain, policy, self.issuer.services, refresh, throttle)
             health = parts.get([*backends, refresh], lambda: _health(backends, refresh))
             begin(backend.name for backend in backends)
+            _refuse_emptied(backends, before)
             self._report(backends)
             CERTIFICATE_END.set(key.certificate.not_valid_after_utc.timestamp())
             application = Application(
@@ -262,6 +274,25 @@ class Config:
 
 def _listed(actions: Iterable[str]) -> str:
     return ", ".join(sorted(actions)) or "nothing"
+
+
+def _refuse_emptied(backends: Sequence[CachedBackend], before: Running | None) -> None:
+    """Refuse account files without an account where the ones in force have some: a full disk or an editor left them.
+
+    Whoever used a refresh token now would lose it for good.
+
+    Raises:
+        ConfigurationError: for such a file.
+    """
+    parts = before.parts if before else ()
+    old = {part.value.name: part.value.backend for part in parts if isinstance(part.value, CachedBackend)}
+    for cached in backends:
+        listing, earlier = cached.backend.listing(), old[cached.name].listing() if cached.name in old else None
+        if listing is not None and not listing.accounts and earlier is not None and earlier.accounts:
+            raise ConfigurationError(
+                f"backend '{cached.name}' has no account any more, so the accounts from before stay in force; if that "
+                "is meant, restart the server"
+            )
 
 
 def _health(backends: Sequence[CachedBackend], refresh: RefreshTokens | None) -> Health:

@@ -109,19 +109,16 @@ def _decode_config(path: Path, folder: Path, table: Mapping[str, Any], text: str
     backends = [_decode_backend(item, f"[[backends]] {n}", folder) for n, item in _tables(table, "backends")]
     if not backends:
         raise ConfigurationError("no backend is configured; add a [[backends]] table")
+    names = [backend.name for backend in backends]
     return Config(
         path=path,
         issuer=issuer,
         signing=signing,
         backends=tuple(_with_own_names(backends)),
         rules=tuple(
-            _decode_rule(item, n, lines, issuer.services, [backend.name for backend in backends], folder)
-            for n, item in _tables(table, "access")
+            _decode_rule(item, n, lines, issuer.services, names, folder) for n, item in _tables(table, "access")
         ),
-        tests=tuple(
-            _decode_test(item, n, issuer.services, [backend.name for backend in backends], folder)
-            for n, item in _tables(table, "test")
-        ),
+        tests=tuple(_decode_test(item, n, issuer.services, names, folder) for n, item in _tables(table, "test")),
         refresh=_decode_refresh(_table(table, "refresh"), issuer.services, folder) if "refresh" in table else None,
         server=options(ServerOptions, "server"),
         cache=options(CacheOptions, "cache"),
@@ -195,12 +192,8 @@ def _decode_rule(
     for service in options.services or ():
         _check_service(service, services, where)
     for backend in options.backends or ():
-        if backend not in backends:
-            raise ConfigurationError(f"{where}: no backend is called '{backend}'; {near_match(backend, backends)}")
-    try:
-        return options.rule(number, lines[number - 1] if number <= len(lines) else 0)
-    except ValueError as error:
-        raise ConfigurationError(f"{where}: {error}") from None
+        _check_backend(backend, backends, where)
+    return options.rule(number, lines[number - 1] if number <= len(lines) else 0)
 
 
 def _decode_test(
@@ -210,10 +203,8 @@ def _decode_test(
     options = decode(TestOptions, table, where, folder)
     if options.service:
         _check_service(options.service, services, where)
-    if options.backend and options.backend not in backends:
-        raise ConfigurationError(
-            f"{where}: no backend is called '{options.backend}'; {near_match(options.backend, backends)}"
-        )
+    if options.backend:
+        _check_backend(options.backend, backends, where)
     return options
 
 
@@ -222,3 +213,8 @@ def _check_service(service: str, services: Sequence[str], where: str) -> None:
         raise ConfigurationError(
             f"{where}: the service '{service}' is not in [issuer] services; {near_match(service, services)}"
         )
+
+
+def _check_backend(backend: str, backends: Sequence[str], where: str) -> None:
+    if backend not in backends:
+        raise ConfigurationError(f"{where}: no backend is called '{backend}'; {near_match(backend, backends)}")

@@ -176,15 +176,3 @@ def claimed_through(arrival: Arrival, proxies: TrustedProxies) -> bool:
     before = header.rpartition(_CLAIMED)[2]
     # What the proxy has appended is the address that it saw, which is trusted: else the walk would have ended there.
     return "," not in before
-
-
-def is_trusted(peer: str, proxies: TrustedProxies) -> bool:
-    """Whether the issuer believes a peer what it says about clients.
-
-    Args:
-        peer: its address; empty for a Unix socket.
-        proxies: the trusted proxies.
-    """
-    variable = "HTTP_X_FORWARDED_FOR" if proxies.header == X_FORWARDED_FOR else "HTTP_FORWARDED"
-    value = _CLAIMED if proxies.header == X_FORWARDED_FOR else f"for={_CLAIMED}"
-    return str(proxies.client({"REMOTE_ADDR": peer, variable: value})) == _CLAIMED

@@ -14,8 +14,8 @@ from tokenissuer.doctor.probe import (
     Prober,
     Unanswered,
     claimed_through,
-    is_trusted,
 )
+from tokenissuer.net import parse_address
 
 
 def check_proxies(facts: Facts) -> Outcome:
@@ -101,7 +101,7 @@ def _address_findings(prober: Prober, arrival: Arrival, facts: Facts) -> Iterato
     proxies, peer = facts.config.server.proxies(), arrival.content["peer"]
     name = peer or "unix"
     named = {header: value for header, value in arrival.forwarded.items() if header in ("X-Forwarded-For", "Forwarded")}
-    trusted = is_trusted(peer, proxies)
+    trusted = proxies.trusts(parse_address(peer))
     place = f"[server] trusted_proxies in {facts.config.path}"
     # Only through a proxy: else it is this machine that claims, and tokenissuer would warn of a proxy.
     claim = _refusal(lambda: prober.claiming(proxies.header)) if arrival.is_proxied else ""

@@ -7,6 +7,7 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, Final, TextIO
 
 from tokenissuer.diagnosis import Finding, Severity, one_line
@@ -64,7 +65,7 @@ class PlainReport(Report):
     def add(self, result: Result) -> None:
         """Write the result of one check."""
         for finding in result.outcome.findings:
-            self._write(one_line(str(finding)))
+            self._write(str(finding))
         if result.outcome.severity is Severity.INFO:
             text = result.outcome.skipped or result.outcome.note
             self._write(one_line(f"{result.state}: {result.title}: {text}"))
@@ -129,8 +130,7 @@ class TerminalReport(Report):
 
     def _write_finding(self, finding: Finding) -> None:
         severity = str(finding.severity)
-        took = "" if finding.seconds is None else f" ({finding.seconds * 1000:.1f} ms)"
-        self._write(f"    {self._coloured(severity, severity)}: {one_line(f'{finding.subject}: {finding.fact}{took}')}")
+        self._write(f"    {self._coloured(severity, severity)}: {finding.observation}")
         if finding.remedy:
             self._write(f"      {self._arrow} {one_line(finding.remedy)}")
 
@@ -154,16 +154,7 @@ class JsonReport(Report):
                 "note": result.outcome.note if result.state == "ok" else "",
                 "skipped": result.outcome.skipped,
                 "seconds": round(result.seconds, 3),
-                "findings": [
-                    {
-                        "severity": str(finding.severity),
-                        "subject": finding.subject,
-                        "fact": finding.fact,
-                        "remedy": finding.remedy,
-                        "seconds": finding.seconds,
-                    }
-                    for finding in result.outcome.findings
-                ],
+                "findings": [asdict(finding) for finding in result.outcome.findings],
             }
         )
 

@@ -9,9 +9,11 @@ from dataclasses import replace
 from typing import Final
 
 from tokenissuer.diagnosis import Finding, Severity
-from tokenissuer.doctor.caller import Answer, Unreachable
+from tokenissuer.doctor.caller import Answer, Caller, Unreachable
+from tokenissuer.doctor.challenge import Challenge
 from tokenissuer.doctor.facts import Facts, Outcome
 from tokenissuer.doctor.trust import describe
+from tokenissuer.errors import TokenIssuerError
 from tokenissuer.scope import MAX_SCOPES, Access
 from tokenissuer.signing.issuer import Issuer
 from tokenissuer.signing.keys import KeyForm, SigningKey
@@ -42,7 +44,7 @@ def check_trust(facts: Facts) -> Outcome:
     if trouble is not None:
         return Outcome([*on_paper, trouble])
     try:
-        answers = [_try(facts, token) for _ in range(TIMES)]
+        answers = [_try(facts.caller, facts.registry, token) for _ in range(TIMES)]
     except Unreachable as error:
         return Outcome([*on_paper, Finding(Severity.ERROR, facts.registry, error.fact, error.remedy)])
     refused = [answer for answer in answers if answer.status != 200]
@@ -118,8 +120,8 @@ def _fresh(facts: Facts, issuer: Issuer) -> tuple[str, Finding | None]:
     )
 
 
-def _try(facts: Facts, token: str) -> Answer:
-    return facts.caller.ask("GET", f"{facts.registry}/v2/", {"Authorization": f"Bearer {token}"})
+def _try(caller: Caller, registry: str, token: str) -> Answer:
+    return caller.ask("GET", f"{registry}/v2/", {"Authorization": f"Bearer {token}"})
 
 
 def _explained(facts: Facts) -> str:
@@ -183,7 +185,7 @@ def _accepted_form(facts: Facts) -> KeyForm | None:
     for form in KeyForm:
         if form is not used and facts.key is not None:
             issuer = facts.config.make_issuer(facts.key, {facts.service: form})
-            if _try(facts, issuer.issue("", facts.service, ()).text).status == 200:
+            if _try(facts.caller, facts.registry, issuer.issue("", facts.service, ()).text).status == 200:
                 return form
     return None
 
@@ -200,7 +202,7 @@ def check_long_token(facts: Facts) -> Outcome:
     )
     token = issuer.issue("doctor", facts.service, issuer.fitting("doctor", facts.service, wanted)).text
     try:
-        answer = _try(facts, token)
+        answer = _try(facts.caller, facts.registry, token)
     except Unreachable as error:
         what = error.fact
     else:
@@ -218,3 +220,39 @@ def check_long_token(facts: Facts) -> Outcome:
             )
         ]
     )
+
+
+def prove_trust(registry: str, issuer: Issuer, services: Sequence[str]) -> None:
+    """Prove that a registry accepts the tokens of an issuer: it is asked with tokens that allow nothing.
+
+    Args:
+        registry: its URL.
+        issuer: signs, with the key in question.
+        services: the services of the issuer.
+
+    Raises:
+        TokenIssuerError: if it does not, or does not answer.
+    """
+    caller, registry = Caller(), registry.rstrip("/")
+    try:
+        answer = caller.ask("GET", f"{registry}/v2/")
+        try:
+            challenge = Challenge.parse(answer.headers.get("www-authenticate", "") if answer.status == 401 else "")
+        except ValueError:
+            raise TokenIssuerError(
+                f"{registry} is not a registry that asks for tokens: /v2/ answered {answer.status}"
+            ) from None
+        if challenge.service not in services:
+            raise TokenIssuerError(
+                f"{registry}: its service is '{challenge.service}', and [issuer] services has only "
+                f"{', '.join(services)}"
+            )
+        tries = [_try(caller, registry, issuer.issue("", challenge.service, ()).text) for _ in range(TIMES)]
+    except Unreachable as error:
+        raise TokenIssuerError(f"{registry} does not answer: {error}") from None
+    for answer in tries:
+        if answer.status != 200:
+            raise TokenIssuerError(
+                f"{registry} does not accept tokens of this key: it answered {answer.status}; give it the certificate "
+                "file (auth.token.rootcertbundle) or the JWK Set (auth.token.jwks), and restart it"
+            )

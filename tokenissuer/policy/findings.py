@@ -43,34 +43,8 @@ def rule_findings(rules: Sequence[Rule]) -> Findings:
             yield Finding(Severity.WARNING, subject, f"{reason}, so the rule never applies", "correct the exception")
         if rule.deny:
             continue
-        if "push" in rule.actions and "pull" not in rule.actions:
-            yield Finding(
-                Severity.WARNING,
-                subject,
-                "it allows push without pull, and a registry accepts a push only with both",
-                'use actions = ["pull", "push"]',
-            )
-        if rule.everyone and rule.actions & {"push", "delete"}:
-            yield Finding(
-                Severity.WARNING,
-                subject,
-                "anybody may push or delete without logging in",
-                "use authenticated = true if that is not intended",
-            )
-        if rule.everyone and rule.catalog:
-            yield Finding(
-                Severity.WARNING,
-                subject,
-                "anybody may list all repositories without logging in",
-                "use authenticated = true if that is not intended",
-            )
-        if rule.everyone and (rule.except_accounts or rule.except_groups):
-            yield Finding(
-                Severity.WARNING,
-                subject,
-                "who is excepted may do the same without logging in",
-                'use authenticated = true, or a rule with effect = "deny"',
-            )
+        for fact, remedy in _excesses(rule):
+            yield Finding(Severity.WARNING, subject, fact, remedy)
         shadow = next((other for other in rules if other.deny and _covers(other, rule)), None)
         if shadow is not None:
             yield Finding(
@@ -79,6 +53,25 @@ def rule_findings(rules: Sequence[Rule]) -> Findings:
                 f"[[access]] {shadow.number} denies all that it allows",
                 "take one of them out, or make the denial narrower",
             )
+
+
+def _excesses(rule: Rule) -> Iterator[tuple[str, str]]:
+    """Say what a rule allows that people seldom mean, and what to write in its place."""
+    log_in = "use authenticated = true if that is not intended"
+    if "push" in rule.actions and "pull" not in rule.actions:
+        yield (
+            "it allows push without pull, and a registry accepts a push only with both",
+            'use actions = ["pull", "push"]',
+        )
+    if rule.everyone and rule.actions & {"push", "delete"}:
+        yield "anybody may push or delete without logging in", log_in
+    if rule.everyone and rule.catalog:
+        yield "anybody may list all repositories without logging in", log_in
+    if rule.everyone and (rule.except_accounts or rule.except_groups):
+        yield (
+            "who is excepted may do the same without logging in",
+            'use authenticated = true, or a rule with effect = "deny"',
+        )
 
 
 def _can_match(pattern: str) -> bool:

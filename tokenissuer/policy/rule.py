@@ -206,6 +206,9 @@ class Rule:
         return any(glob.matches(name, _name_of(account), groups) for glob in self.repositories)
 
     def _spares(self, account: Identity | None, name: str) -> bool:
+        if account is not None and account.delegated and self.deny:
+            # The place of its user, which a denial spares, is not for every job.
+            account = None
         groups = self._groups_of(account, with_unknown=not self.deny)
         return any(glob.matches(name, _name_of(account), groups) for glob in self.except_repositories)
 
@@ -317,6 +320,7 @@ class AccessOptions:
                 raise ValueError(f"'{key}' is empty, so the rule would never apply; name some, or leave the key out")
         for action in (self.actions or frozenset()) - REPOSITORY_ACTIONS - {"*"}:
             raise ValueError(f"unknown action '{action}'; {near_match(action, REPOSITORY_ACTIONS)}")
+        self.rule(0)  # its patterns and networks raise
 
     def rule(self, number: int, line: int = 0) -> Rule:
         """Build the rule.
@@ -324,9 +328,6 @@ class AccessOptions:
         Args:
             number: its place in the configuration, from 1.
             line: its line in the configuration file; 0 if that is not known.
-
-        Raises:
-            ValueError: if a pattern or network cannot be understood.
         """
         return Rule(
             number=number,

@@ -48,8 +48,12 @@ _FIRST_INHERITED: Final = 3
 _log: Final = logging.getLogger("tokenissuer")
 
 
-def open_sockets(listen: HostPort) -> list[socket.socket]:
+def open_sockets(listen: HostPort, flag: str = "--listen") -> list[socket.socket]:
     """Listen on every address of a host.
+
+    Args:
+        listen: host and port.
+        flag: the option that names them, for the message.
 
     Raises:
         ConfigurationError: if that fails.
@@ -70,7 +74,7 @@ def open_sockets(listen: HostPort) -> list[socket.socket]:
         except (OSError, UnicodeError) as error:
             cause = (getattr(error, "strerror", None) or str(error)).lower()
             raise ConfigurationError(
-                f"cannot listen on {listen}: {cause}; stop what listens there, or use --listen with another port"
+                f"cannot listen on {listen}: {cause}; stop what listens there, or use {flag} with another port"
             ) from None
         opened.pop_all()
     return sockets

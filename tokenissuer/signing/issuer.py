@@ -15,7 +15,8 @@ from typing import Any, Final
 import jwt
 from jwt.utils import base64url_encode
 
-from tokenissuer.errors import ConfigurationError, InvalidCredentials
+from tokenissuer.errors import InvalidCredentials
+from tokenissuer.net import shown_url
 from tokenissuer.options import option
 from tokenissuer.scope import Access
 from tokenissuer.signing.keys import KeyForm, SigningKey
@@ -80,10 +81,10 @@ def check_realm(realm: str) -> None:
     except ValueError:
         usable = False
     if not usable or any(character.isspace() or character in '"\\' for character in realm):
-        raise ValueError(f"'realm' is '{realm}'; use a whole URL such as https://auth.example.com/token")
+        raise ValueError(f"'realm' is '{shown_url(realm)}'; use a whole URL such as https://auth.example.com/token")
     # By the characters: parsing drops an empty query, and Jib would add a second question mark.
     if "?" in realm or "#" in realm or url.username is not None:
-        raise ValueError(f"'realm' is '{realm}'; leave out user, query and fragment: some clients lose them")
+        raise ValueError(f"'realm' is '{shown_url(realm)}'; leave out user, query and fragment: some clients lose them")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +115,6 @@ class Issuer:
         reuse: whether an equal request of the same account gets the same token again.
         max_size: characters of a token at most.
         clock: seconds since 1970.
-
-    Raises:
-        ConfigurationError: if the lifetime is too short for clients.
     """
 
     def __init__(
@@ -129,8 +127,6 @@ class Issuer:
         max_size: int = MAX_SIZE,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if lifetime < MIN_LIFETIME:
-            raise ConfigurationError(f"the lifetime must be at least {MIN_LIFETIME} seconds, found {lifetime}")
         self.name: Final = name
         self.key: Final = key
         self.lifetime: Final = lifetime

@@ -31,7 +31,7 @@ from tokenissuer.errors import (
     UnsupportedGrantType,
     UnsupportedTokenType,
 )
-from tokenissuer.scope import Access, parse_scopes, scope_text
+from tokenissuer.scope import MAX_REMEMBERED, REMEMBERED, Access, parse_scopes, scope_text
 from tokenissuer.service import Password, RefreshToken, TokenRequest, TokenResponse
 from tokenissuer.web.proxies import NO_PROXIES, TrustedProxies
 from tokenissuer.web.record import timestamp
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 #: Bytes in a body or in a query. The longest honest one names every possible mount source of a copied image.
 MAX_FORM_SIZE: Final = 64 * 1024
 
-#: Characters of a query that is remembered.
-_MAX_REMEMBERED: Final = 2048
 
 _FORM_TYPE: Final = "application/x-www-form-urlencoded"
 # RFC 6749, 5.2: what `error_description` may contain.
@@ -102,7 +100,7 @@ def read_token_request(environ: WSGIEnvironment, proxies: TrustedProxies = NO_PR
     if environ["REQUEST_METHOD"] == "GET":
         credentials = _basic_credentials(environ)
         # Clients send the same query again and again. Long ones are not remembered: they would fill memory.
-        wanted = _remembered_wish(query) if len(query) <= _MAX_REMEMBERED else _wish(_decode_pairs(query))
+        wanted = _remembered_wish(query) if len(query) <= MAX_REMEMBERED else _wish(_decode_pairs(query))
     elif environ["REQUEST_METHOD"] == "POST":
         form = _read_form(environ)
         credentials = _form_credentials(_Parameters(form), environ)
@@ -141,7 +139,7 @@ def _wish(pairs: Iterable[tuple[str, str]]) -> _Wish:
     )
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=REMEMBERED)
 def _remembered_wish(query: str) -> _Wish:
     return _wish(_decode_pairs(query))
 

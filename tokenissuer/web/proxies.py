@@ -55,11 +55,11 @@ class TrustedProxies:
 
     def _client(self, peer: str, header: str) -> IPAddress | None:
         address = parse_address(peer)
-        if not self._trusts(address):
+        if not self.trusts(address):
             return address
         for node in self._nodes(header):
             address = parse_address(node)
-            if address is None or not self._trusts(address):
+            if address is None or not self.trusts(address):
                 break
         return address
 
@@ -80,9 +80,14 @@ class TrustedProxies:
             return ""
         address = parse_address(environ.get("REMOTE_ADDR", ""))
         is_inner = address is None or address.is_private or address.is_loopback
-        return (UNIX if address is None else str(address)) if is_inner and not self._trusts(address) else ""
+        return (UNIX if address is None else str(address)) if is_inner and not self.trusts(address) else ""
 
-    def _trusts(self, address: IPAddress | None) -> bool:
+    def trusts(self, address: IPAddress | None) -> bool:
+        """Whether a peer is believed what it says about clients.
+
+        Args:
+            address: the peer's; None for a Unix socket.
+        """
         if address is None:
             return self.unix
         return any(address in network for network in self.networks)

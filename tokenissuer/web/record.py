@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from tokenissuer.errors import AccessDenied, RequestError
 from tokenissuer.scope import Access, scope_text
-from tokenissuer.service import Password, RefreshToken, TokenRequest, TokenResponse
+from tokenissuer.service import Password, TokenRequest, TokenResponse
 
 #: Characters kept of a field, and of a field that lists resources.
 MAX_FIELD: Final = 500
@@ -21,9 +21,11 @@ _LISTS: Final = frozenset({"requested", "granted", "denied", "reason"})
 #: What an answer means to those who watch for attacks and outages.
 _SECURITY: Final = {401: "login_refused", 403: "denied", 429: "throttled", 500: "defect", 503: "outage"}
 
-# People paste a token where the name belongs. Known beginnings of tokens, and what is as long as one.
+# People paste a token where something else belongs. Known beginnings of tokens, and what is as long as one.
 _TOKEN: Final = re.compile(
-    r"(?:gl[a-z]{2,8}-|gh[a-z]_|github_pat_|dckr_[a-z]+_|tir_|eyJ)\S{16,}|[A-Za-z0-9_+/=-]{40,}", re.ASCII
+    r"(?<![A-Za-z0-9])(?:gl[a-z]{2,8}-|gh[a-z]_|github_pat_|dckr_[a-z]+_|tir_|eyJ)[\w.=+/-]{16,}"
+    r"|(?<!\S)[A-Za-z0-9_+/=-]{40,}(?!\S)",
+    re.ASCII,
 )
 
 _PLAIN: Final = re.compile(r"[!#-<>-\[\]-~]+", re.ASCII)
@@ -87,9 +89,10 @@ class Exchange:
         """Return what the log line says about request and answer."""
         fields: dict[str, object] = {}
         if (request := self.request) is not None:
-            fields["username"] = _name(request.credentials)
-            fields["service"] = request.service
-            fields["client_id"] = request.client_id
+            credentials = request.credentials
+            fields["username"] = without_tokens(credentials.username if isinstance(credentials, Password) else "")
+            fields["service"] = without_tokens(request.service)
+            fields["client_id"] = without_tokens(request.client_id)
             fields["requested"] = scope_text(request.requested)
         match self.result:
             case TokenResponse() as response:
@@ -99,8 +102,8 @@ class Exchange:
                 fields["reason"] = response.reason
                 fields["jti"] = response.token.jti
             case RequestError() as error:
-                fields["error"] = error.description
-                fields["reason"] = error.reason
+                fields["error"] = without_tokens(error.description)
+                fields["reason"] = without_tokens(error.reason)
                 if error.backend:
                     fields["backend"] = error.backend
         if denied := self.denied:
@@ -145,9 +148,6 @@ def _second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def _name(credentials: Password | RefreshToken | None) -> str:
-    """Return the user name that was sent; only the beginning of one that looks like a token."""
-    if not isinstance(credentials, Password):
-        return ""
-    name = credentials.username
-    return f"{name[:8]}... ({len(name)} characters, perhaps a token)" if _TOKEN.fullmatch(name) else name
+def without_tokens(text: str) -> str:
+    """Return a text that a client has sent, with only the beginning of whatever looks like a token."""
+    return _TOKEN.sub(lambda found: f"{found[0][:8]}... ({len(found[0])} characters, perhaps a token)", text)
