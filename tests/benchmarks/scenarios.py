@@ -59,8 +59,8 @@ class Figure:
 
     @property
     def is_far_off(self) -> bool:
-        """Whether a ratio is not half of its goal: no noise of a busy machine explains that."""
-        return self.is_ratio and self.value < self.goal / 2
+        """Whether a ratio is not a third of its goal. A busy machine takes half of it: both sides share processors."""
+        return self.is_ratio and self.value < self.goal / 3
 
 
 @dataclass(frozen=True)

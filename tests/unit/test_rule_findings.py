@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from tests.support.rules import ASKED, CALLERS, RULES
 from tokenissuer.accounts.backend import Listing
 from tokenissuer.config import parse_config
-from tokenissuer.errors import ConfigurationError
 from tokenissuer.policy import AccessOptions, Caller, Policy, Rule
 from tokenissuer.policy.findings import allowance_findings, name_findings, path_findings, rule_findings
 from tokenissuer.scope import Access
@@ -101,23 +100,6 @@ def test_start_and_reload_say_it(set_up: Path, caplog: pytest.LogCaptureFixture)
         assert {record.levelno for record in caplog.records} == {logging.WARNING}
         caplog.clear()
         config.build(before=running)
-
-
-def test_a_reload_does_not_take_a_file_that_has_lost_all_accounts(set_up: Path) -> None:
-    """A full disk or an editor leaves such a file, and refresh tokens would end. At the start it may be empty."""
-    users = set_up / "users.htpasswd"
-    users.write_text(f"alice:{SHA}\n")
-    table = {
-        "issuer": {"name": "i", "services": ["s"], "realm": "https://auth.example.com/token"},
-        "signing": {"key": "auth.key", "certificate": "auth.crt"},
-        "backends": [{"type": "htpasswd", "path": "users.htpasswd"}],
-    }
-    running = parse_config(table, set_up).build()
-    for content in ("", "\x01\x02\n"):
-        users.write_text(content)
-        with pytest.raises(ConfigurationError, match="has no account any more"):
-            parse_config(table, set_up).build(before=running)
-        parse_config(table, set_up).build()
 
 
 @pytest.mark.parametrize(

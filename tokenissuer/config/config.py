@@ -189,7 +189,6 @@ class Config:
             service = TokenService(issuer, chain, policy, self.issuer.services, refresh, throttle)
             health = parts.get([*backends, refresh], lambda: _health(backends, refresh))
             begin(backend.name for backend in backends)
-            _refuse_emptied(backends, before)
             self._report(backends)
             CERTIFICATE_END.set(key.certificate.not_valid_after_utc.timestamp())
             application = Application(
@@ -274,25 +273,6 @@ class Config:
 
 def _listed(actions: Iterable[str]) -> str:
     return ", ".join(sorted(actions)) or "nothing"
-
-
-def _refuse_emptied(backends: Sequence[CachedBackend], before: Running | None) -> None:
-    """Refuse account files without an account where the ones in force have some: a full disk or an editor left them.
-
-    Whoever used a refresh token now would lose it for good.
-
-    Raises:
-        ConfigurationError: for such a file.
-    """
-    parts = before.parts if before else ()
-    old = {part.value.name: part.value.backend for part in parts if isinstance(part.value, CachedBackend)}
-    for cached in backends:
-        listing, earlier = cached.backend.listing(), old[cached.name].listing() if cached.name in old else None
-        if listing is not None and not listing.accounts and earlier is not None and earlier.accounts:
-            raise ConfigurationError(
-                f"backend '{cached.name}' has no account any more, so the accounts from before stay in force; if that "
-                "is meant, restart the server"
-            )
 
 
 def _health(backends: Sequence[CachedBackend], refresh: RefreshTokens | None) -> Health:
