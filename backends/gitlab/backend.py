@@ -69,6 +69,11 @@ class GitLabBackend(Backend):
         """Whether roles in projects count."""
         return self._options.grants
 
+    @property
+    def may_ban(self) -> bool:
+        """Whether wrong logins go to GitLab's token endpoint, which counts them: `rack_attack`."""
+        return self._options.mode == "jwt"
+
     def authenticate(self, username: str, password: str) -> Account:
         """Prove that the token is this user's.
 

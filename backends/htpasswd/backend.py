@@ -15,7 +15,6 @@ import bcrypt
 from tokenissuer import (
     Account,
     Backend,
-    BackendUnavailable,
     Finding,
     Findings,
     InvalidCredentials,
@@ -95,11 +94,7 @@ class HtpasswdBackend(Backend):
 
         Raises:
             InvalidCredentials: if it is no longer in the file.
-            BackendUnavailable: if no account is in it: the refresh token would end for good.
         """
-        if not self._hashes and not self._passwords.unusable:
-            # As a full disk or an editor may have left it.
-            raise BackendUnavailable(f"no account is in {self._options.path}")
         if name in self._passwords.unusable:
             raise InvalidCredentials(reason=self._passwords.unusable[name])
         if name not in self._hashes:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 
 import pytest
 
+from tests.support.accounts import logged_in
 from tests.support.gitlab import asking, serving
+from tests.support.machine import wait_until
+from tokenissuer.accounts import throttle as throttle_module
 from tokenissuer.accounts.cache import CachedBackend, CacheOptions
-from tokenissuer.accounts.chain import Chain
+from tokenissuer.accounts.chain import Chain, Login
 from tokenissuer.accounts.throttle import Throttle, ThrottleOptions
 from tokenissuer.errors import InvalidCredentials, TooManyAttempts
 from tokenissuer.options import Secret
@@ -18,7 +23,7 @@ from tokenissuer.options import Secret
 
 def throttle(account: int = 3, address: int = 9, redis: str = "") -> Throttle:
     options = ThrottleOptions(account, address, 60, Secret(redis) if redis else None)
-    return Throttle(options, b"k" * 32)
+    return Throttle(options, b"k" * 32, may_ban=True)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +95,52 @@ def test_neither_twice_at_once_nor_many_networks_get_past_the_limit() -> None:
         for number in range(40):
             login(100 + number, f"2001:db8:1:{number:x}::1")
         assert gitlab.asked("/jwt/auth") - before == 9
+
+
+def test_a_burst_of_wrong_logins_stays_below_the_limit_too() -> None:
+    """None has been counted when the last one begins. Right logins at the same time only wait a moment."""
+    with serving() as gitlab, asking(gitlab, mode="jwt", issuer="gitlab-issuer") as backend:
+        people = [f"user{number}" for number in range(20)]
+        tokens = {name: gitlab.token(gitlab.user(name), "read_registry") for name in people}
+        chain = Chain([CachedBackend("gitlab", backend)])
+        limit = throttle(account=100, address=1000)
+
+        def login(name: str, password: str, address: str) -> str:
+            try:
+                limit.run(name, password, ip_address(address), lambda: chain.authenticate(name, password))
+            except (InvalidCredentials, TooManyAttempts) as error:
+                return type(error).__name__
+            return "in"
+
+        with ThreadPoolExecutor(60) as threads:
+            answers = [threads.submit(login, name, tokens[name], "192.0.2.2") for name in people]
+            assert {answer.result() for answer in answers} == {"in"}
+            before = gitlab.asked("/jwt/auth")
+            wrong = [threads.submit(login, "alice", f"glpat-{number:020d}", "192.0.2.1") for number in range(60)]
+            counts = Counter(answer.result() for answer in wrong)
+        assert counts == {"InvalidCredentials": 9, "TooManyAttempts": 51}
+        assert gitlab.asked("/jwt/auth") - before == 9
+        assert limit._trying == {}
+
+
+def test_a_login_that_waits_too_long_for_its_turn_is_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GitLab hangs."""
+    monkeypatch.setattr(throttle_module, "_TURN_WAIT", 0.2)
+    limit, goes_on = throttle(account=100, address=1000), threading.Event()
+
+    def hang() -> Login:
+        goes_on.wait(20)
+        return logged_in("alice")
+
+    with ThreadPoolExecutor(9) as threads:
+        for number in range(9):
+            threads.submit(limit.run, f"user{number}", "x", ip_address("192.0.2.1"), hang)
+        assert wait_until(lambda: len(limit._trying) == 9 + 1)
+        with pytest.raises(TooManyAttempts) as caught:
+            limit.run("user10", "x", ip_address("192.0.2.1"), hang)
+        assert (caught.value.limit, caught.value.retry_after) == ("source", 1)
+        goes_on.set()
+    assert limit._trying == {}
 
 
 def test_jobs_do_not_count_for_the_ban_of_gitlab() -> None:

@@ -14,13 +14,7 @@ import bcrypt
 import pytest
 
 from tokenissuer.accounts.backend import Backend
-from tokenissuer.errors import (
-    BackendUnavailable,
-    ConfigurationError,
-    InvalidCredentials,
-    TokenIssuerError,
-    UnknownAccount,
-)
+from tokenissuer.errors import ConfigurationError, InvalidCredentials, TokenIssuerError, UnknownAccount
 from tokenissuer.testing import BackendContract
 from tokenissuer_backends.htpasswd import HtpasswdBackend, HtpasswdOptions
 from tokenissuer_backends.htpasswd import backend as backend_module
@@ -332,16 +326,6 @@ def test_every_broken_group_line_is_named_at_once(file: Path) -> None:
     ):
         assert text in str(caught.value)
     assert "line 6" not in str(caught.value)
-
-
-@pytest.mark.parametrize("content", ["", "\x01\x02\n", "# nobody\n"])
-def test_a_file_that_has_lost_all_accounts_ends_no_refresh_token(file: Path, content: str) -> None:
-    """A full disk or an editor leaves such a file. No password is right meanwhile."""
-    file.write_text(content)
-    with pytest.raises(BackendUnavailable, match="no account is in"):
-        opened(file).lookup("alice", "")
-    with pytest.raises(UnknownAccount):
-        opened(file).authenticate("alice", "pass")
 
 
 @pytest.mark.parametrize("which", ["passwords", "groups"])

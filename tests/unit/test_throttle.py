@@ -401,8 +401,8 @@ def test_it_is_on_by_default_and_off_by_two_zeros(set_up: Path) -> None:
     """Nobody needs to know of it to be safe."""
     config = load_config(set_up / "tokenissuer.toml")
     key = config.load_key()
-    assert config._throttle(key) is not None
-    assert replace(config, throttle=ThrottleOptions(account=0, address=0))._throttle(key) is None
+    assert config._throttle(key, may_ban=False) is not None
+    assert replace(config, throttle=ThrottleOptions(account=0, address=0))._throttle(key, may_ban=False) is None
     assert "Secret(***)" in repr(ThrottleOptions(redis=Secret("redis://:planted@127.0.0.1")))
 
 

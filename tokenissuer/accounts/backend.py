@@ -144,6 +144,11 @@ class Backend(ABC):
         """Whether `grants` is worth asking."""
         return type(self).grants is not Backend.grants
 
+    @property
+    def may_ban(self) -> bool:
+        """Whether its source refuses this whole server, whoever asks, after ten wrong logins within a minute."""
+        return False
+
     @abstractmethod
     def authenticate(self, username: str, password: str) -> Account:
         """Prove that the password is this account's.

@@ -37,6 +37,8 @@ class Chain:
         self.backends: Final = tuple(backends)
         #: Whether any of them allows actions itself.
         self.may_grant: Final = any(each.backend.may_grant for each in backends)
+        #: Whether the source of any of them refuses this whole server after some wrong logins.
+        self.may_ban: Final = any(each.backend.may_ban for each in backends)
 
     def authenticate(self, username: str, password: str) -> Login:
         """Prove that the password is this account's.

@@ -18,10 +18,11 @@ import unicodedata
 import urllib.parse
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv6Address, IPv6Network
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from limits import RateLimitItem, RateLimitItemPerMinute, RateLimitItemPerSecond
 from limits.errors import ConfigurationError as LimitsConfigurationError
@@ -34,6 +35,8 @@ from tokenissuer.errors import ConfigurationError, InvalidCredentials, TooManyAt
 from tokenissuer.net import IPAddress
 from tokenissuer.options import Secret, option
 
+T = TypeVar("T")
+
 #: Seconds for which an account that has logged in from an address is not held to the address's limit.
 KNOWN: Final = 7 * 24 * 3600
 #: Seconds for which a login that is noted in the storage is not noted again.
@@ -42,6 +45,8 @@ _NOTED: Final = 3600
 MAX_COUNTERS: Final = 60_000
 #: Wrong passwords a minute from one address that the account source counts. GitLab, by default, refuses after ten.
 SOURCE_LIMIT: Final = 9
+#: Seconds that a login waits for others from its address, so that all together cannot pass that limit.
+_TURN_WAIT: Final = 3.0
 #: What the storage can count.
 _MAX_LIMIT: Final = 10_000
 _MAX_WINDOW: Final = 24 * 3600
@@ -127,13 +132,21 @@ class _Counters:
             if name == "address" and self._limits[0][0] == "account" and self._has(self._known, attempt):
                 continue
             raise TooManyAttempts(math.ceil(max(1.0, end - time.time())) if left <= 0 else 1, name)
-        where = attempt.places[-1].address
-        if self._is_bounded and (self._source, where) not in self._kept:
-            return
+
+    def has_room(self, where: str, others: int) -> bool:
+        """Whether the account source can be asked about one more password.
+
+        Args:
+            where: the widest address.
+            others: other passwords from there that it is being asked about and may all be wrong.
+
+        Raises:
+            TooManyAttempts: if it has counted too many wrong ones, whoever asks: it would refuse everybody.
+        """
         end, left = self._moving.get_window_stats(self._source, where)
         if left <= 0:
-            # Whoever it is: the account source would refuse everybody.
             raise TooManyAttempts(math.ceil(max(1.0, end - time.time())), "source")
+        return left > others
 
     def count(self, attempt: _Attempt, *, is_guess: bool, is_counted: bool = False) -> None:
         """Count a wrong password, unless the same one was counted within the window.
@@ -226,10 +239,12 @@ class Throttle:
     Args:
         options: the limits.
         key: makes the counters' names unreadable; the same for all machines that share a Redis.
+        may_ban: whether an account source refuses this whole server after some wrong passwords.
     """
 
-    def __init__(self, options: ThrottleOptions, key: bytes) -> None:
+    def __init__(self, options: ThrottleOptions, key: bytes, *, may_ban: bool = False) -> None:
         self._key: Final = key
+        self._may_ban: Final = may_ban
         self._addresses: Final = lru_cache(4096)(
             lambda address: tuple(self._digest("", place) for place in _places(address))
         )
@@ -241,8 +256,10 @@ class Throttle:
         memory.timer.join()
         self._memory: Final = _Counters(memory, options)
         self._lock: Final = threading.Lock()
-        # For each account and address, the passwords that are being tried, and by how many requests.
+        # For each account at an address, and for each address that takes turns, the passwords that are being tried, and
+        # by how many requests.
         self._trying: Final[dict[str, dict[str, int]]] = {}
+        self._turns: Final = threading.Condition()
 
     def run(self, username: str, password: str, address: IPAddress | None, login: Callable[[], Login]) -> Login:
         """Try a login if that is allowed, and count it if the password was wrong.
@@ -260,19 +277,20 @@ class Throttle:
         name = _folded(username)
         places = [_Place(place, self._digest(place, name)) for place in self._addresses(address)]
         attempt = _Attempt(tuple(places), self._digest(places[-1].account, password))
-        others = self._begin(attempt)
-        try:
-            self._ask(lambda counters: counters.admit(attempt, others))
-            result = login()
-            is_own_name = _folded(result.account.name) == name
-            self._ask(lambda counters: counters.know(attempt, is_own_name=is_own_name))
-            return result
-        except InvalidCredentials as error:
-            kind = {"is_guess": error.is_guess, "is_counted": error.is_counted}
-            self._ask(lambda counters: counters.count(attempt, **kind))
-            raise
-        finally:
-            self._end(attempt)
+        with self._turn(attempt) if self._may_ban else nullcontext():
+            others = self._begin(attempt.places[-1].account, attempt.password)
+            try:
+                self._ask(lambda counters: counters.admit(attempt, others))
+                result = login()
+                is_own_name = _folded(result.account.name) == name
+                self._ask(lambda counters: counters.know(attempt, is_own_name=is_own_name))
+                return result
+            except InvalidCredentials as error:
+                kind = {"is_guess": error.is_guess, "is_counted": error.is_counted}
+                self._ask(lambda counters: counters.count(attempt, **kind))
+                raise
+            finally:
+                self._end(attempt.places[-1].account, attempt.password)
 
     def ask_for_anonymous(
         self, question: str, address: IPAddress | None, ask: Callable[[], frozenset[str]]
@@ -304,38 +322,62 @@ class Throttle:
             if not granted:
                 self._ask(lambda counters: counters.count(attempt, is_guess=False))
 
-    def _begin(self, attempt: _Attempt) -> int:
+    @contextmanager
+    def _turn(self, attempt: _Attempt) -> Iterator[None]:
+        """Wait until the passwords under way from an address cannot reach the account source's limit, all together.
+
+        Raises:
+            TooManyAttempts: if that takes too long, or the limit is reached.
+        """
+        where, end = attempt.places[-1].address, time.monotonic() + _TURN_WAIT
+        with self._turns:
+            while not self._has_room(where, attempt.password):
+                if not self._turns.wait(end - time.monotonic()):
+                    raise TooManyAttempts(1, "source")
+            self._begin(where, attempt.password)
+        try:
+            yield
+        finally:
+            with self._turns:
+                self._end(where, attempt.password)
+                self._turns.notify_all()
+
+    def _has_room(self, where: str, password: str) -> bool:
+        others = len(self._trying.get(where, {}).keys() - {password})
+        return self._ask(lambda counters: counters.has_room(where, others))
+
+    def _begin(self, who: str, password: str) -> int:
         """Note that a password is being tried, and return how many others were before it."""
         with self._lock:
-            passwords = self._trying.setdefault(attempt.places[-1].account, {})
-            passwords[attempt.password] = passwords.get(attempt.password, 0) + 1
-            return list(passwords).index(attempt.password)
+            passwords = self._trying.setdefault(who, {})
+            passwords[password] = passwords.get(password, 0) + 1
+            return list(passwords).index(password)
 
-    def _end(self, attempt: _Attempt) -> None:
+    def _end(self, who: str, password: str) -> None:
         with self._lock:
-            passwords = self._trying[attempt.places[-1].account]
-            passwords[attempt.password] -= 1
-            if not passwords[attempt.password]:
-                del passwords[attempt.password]
+            passwords = self._trying[who]
+            passwords[password] -= 1
+            if not passwords[password]:
+                del passwords[password]
             if not passwords:
-                del self._trying[attempt.places[-1].account]
+                del self._trying[who]
 
     def _digest(self, context: str, text: str) -> str:
         # The context has a fixed length, so no other two texts give the same bytes.
         message = (context + text).encode("utf-8", "surrogatepass")
         return hashlib.blake2b(message, key=self._key, digest_size=16).hexdigest()
 
-    def _ask(self, question: Callable[[_Counters], None]) -> None:
+    def _ask(self, question: Callable[[_Counters], T]) -> T:
         """Ask Redis, or memory if there is none or it fails: an outage of Redis must not stop a login."""
         if self._redis is not None and time.monotonic() >= self._redis_paused_until:
             try:
-                question(self._redis)
+                answer = question(self._redis)
             except StorageError as error:
                 self._pause(error)
             else:
                 self._resume()
-                return
-        question(self._memory)
+                return answer
+        return question(self._memory)
 
     def _pause(self, error: StorageError) -> None:
         if not self._redis_paused_until:

@@ -184,8 +184,10 @@ class Config:
             # The same in all processes. With another signing key, backends are made again.
             secret = key.derive("tokenissuer refusals")
             backends = [self._cached(backend, parts, waiting, secret, refresh) for backend in self.backends]
-            throttle = parts.get((self.throttle, key.thumbprint), lambda: self._throttle(key))
             chain, policy = Chain(backends), Policy(self.rules)
+            throttle = parts.get(
+                (self.throttle, key.thumbprint, chain.may_ban), lambda: self._throttle(key, may_ban=chain.may_ban)
+            )
             service = TokenService(issuer, chain, policy, self.issuer.services, refresh, throttle)
             health = parts.get([*backends, refresh], lambda: _health(backends, refresh))
             begin(backend.name for backend in backends)
@@ -239,10 +241,10 @@ class Config:
             any(rule.spares_who_hides_groups for rule in rules),
         )
 
-    def _throttle(self, key: SigningKey) -> Throttle | None:
+    def _throttle(self, key: SigningKey, *, may_ban: bool) -> Throttle | None:
         if not self.throttle.account and not self.throttle.address:
             return None
-        return Throttle(self.throttle, key.derive("tokenissuer throttle"))
+        return Throttle(self.throttle, key.derive("tokenissuer throttle"), may_ban=may_ban)
 
     def test_findings(self) -> Findings:
         """Report on `[[test]]` tables that the access rules do not meet."""
