@@ -85,12 +85,22 @@ class LdapBackend(Backend):
             InvalidCredentials: if it is gone, locked or expired, or nothing tells when its password changed.
             BackendUnavailable: if no server can tell.
         """
-        if self._options.bind_as:
-            raise InvalidCredentials(reason="with bind_as no account can search for others; use bind_dn")
+        self._accounts.refuse_unsearchable()
         account = self._ask(lambda conversation: self._look_up(conversation, name))
         if not account.password_version:
             raise InvalidCredentials(reason="the directory does not show when the password changed")
         return account
+
+    def find(self, username: str) -> LdapAccount:
+        """Find an account as a login does, but without its password.
+
+        Raises:
+            InvalidCredentials: if nobody has the name, or the entry shows that it could not log in now.
+            BackendUnavailable: if no server can tell.
+        """
+        self._accounts.refuse_unsearchable()
+        report = self._report()
+        return self._judged(self._ask(lambda conversation: report.find(conversation, username)))
 
     def check(self) -> None:
         """Prove that a server lets us search, or with `bind_as` that one can be reached.
@@ -107,7 +117,7 @@ class LdapBackend(Backend):
 
     def diagnose(self, account: str = "", repository: str = "") -> Findings:
         """Report on the configuration and every server, or find an account without its password."""
-        report = Report(self._options, self._directory, self._accounts, LOGIN_TIME)
+        report = self._report()
         if account:
             yield from report.on_account(account)
         elif not repository:
@@ -116,6 +126,9 @@ class LdapBackend(Backend):
     def close(self) -> None:
         """End all idle connections."""
         self._directory.close()
+
+    def _report(self) -> Report:
+        return Report(self._options, self._directory, self._accounts, LOGIN_TIME)
 
     def _ask(self, question: Callable[[Conversation], T]) -> T:
         try:
@@ -126,7 +139,10 @@ class LdapBackend(Backend):
             raise BackendUnavailable(error.reason) from None
 
     def _read(self, conversation: Conversation, entry: Entry, name: str) -> LdapAccount:
-        account = self._accounts.read(conversation, entry, name)
+        return self._judged(self._accounts.read(conversation, entry, name))
+
+    def _judged(self, account: LdapAccount) -> LdapAccount:
+        """Return the account, which says whether denials for groups can be judged by the groups it has."""
         if self.groups_wanted.others_deny and not all(account.group_names.values()):
             # A denial for a pattern or `{group}` may mean the group whose name is not certain.
             return replace(account, groups_known=False)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import Final
 
-from tokenissuer import Deadline, Finding, Findings, InvalidCredentials, RequestError, Severity, Stopwatch, fold
+from tokenissuer import Deadline, Finding, Findings, RequestError, Severity, Stopwatch, fold
 from tokenissuer_backends.ldap import standing
 from tokenissuer_backends.ldap.account import Accounts, LdapAccount, see
 from tokenissuer_backends.ldap.directory import Conversation, Directory
@@ -52,13 +53,21 @@ class Report:
         """Find an account without its password, step by step."""
         found: list[Finding] = []
         watch = Stopwatch()
-        try:
-            if self._options.bind_as:
-                raise InvalidCredentials(reason="with bind_as no account can search for others")
-            account = self._directory.ask(
-                lambda conversation: self._find_step_by_step(conversation, name, found, watch),
-                Deadline.after(self._seconds),
+
+        def find(conversation: Conversation) -> LdapAccount:
+            # The server before may have answered a part.
+            found.clear()
+            watch.lap()
+            url = conversation.server.address.url
+            return self.find(
+                conversation,
+                name,
+                lambda fact: found.append(Finding(Severity.INFO, url, fact, seconds=watch.lap())),
             )
+
+        try:
+            self._accounts.refuse_unsearchable()
+            account = self._directory.ask(find, Deadline.after(self._seconds))
         except (RequestError, DirectoryFailure) as error:
             yield from found
             yield Finding(Severity.ERROR, name, f"look up the account: {error.reason}", seconds=watch.lap())
@@ -66,6 +75,34 @@ class Report:
         yield from found
         version = account.password_version or "unknown to the directory, so this account gets no refresh tokens"
         yield Finding(Severity.INFO, name, f"last change of the password: {version}", seconds=watch.lap())
+
+    def find(
+        self, conversation: Conversation, username: str, done: Callable[[str], None] = lambda fact: None
+    ) -> LdapAccount:
+        """Find an account without its password.
+
+        Args:
+            conversation: asks.
+            username: as somebody would type it.
+            done: is told each step.
+
+        Raises:
+            UnknownAccount: if no entry has the name.
+            DirectoryFailure: if the server does not tell, or the account could not log in now.
+        """
+        entry = self._accounts.find(conversation, username)
+        done(f"find the entry: {entry.dn}")
+        name = self._accounts.name_of(entry)
+        done(f"account name: {fold(name)} (from '{self._accounts.name_attribute}')")
+        standing.refuse_unusable(entry)
+        if reason := standing.passing_objection(entry, datetime.now(UTC)):
+            raise Refused(reason)
+        unseen = standing.unseen(entry)
+        done(f"standing: the entry shows nothing against it{f'; {unseen}' if unseen else ''}")
+        account = self._accounts.read(conversation, entry, name)
+        groups = ", ".join(sorted(account.groups)) or "none"
+        done(f"{len(account.group_names)} groups: {groups}")
+        return account
 
     def _option_findings(self) -> Findings:
         plain = [address.url for address in self._options.addresses if not address.tls and not self._options.starttls]
@@ -166,25 +203,3 @@ class Report:
             f"after {shown}, as far as policies are shown; without [refresh] each process of tokenissuer tries a wrong "
             f"password once, so run at most {max(1, numbers[0] - 1)}"
         )
-
-    def _find_step_by_step(
-        self, conversation: Conversation, username: str, found: list[Finding], watch: Stopwatch
-    ) -> LdapAccount:
-        def done(fact: str) -> None:
-            found.append(Finding(Severity.INFO, conversation.server.address.url, fact, seconds=watch.lap()))
-
-        found.clear()
-        watch.lap()
-        entry = self._accounts.find(conversation, username)
-        done(f"find the entry: {entry.dn}")
-        name = self._accounts.name_of(entry)
-        done(f"account name: {fold(name)} (from '{self._accounts.name_attribute}')")
-        standing.refuse_unusable(entry)
-        if reason := standing.passing_objection(entry, datetime.now(UTC)):
-            raise Refused(reason)
-        unseen = standing.unseen(entry)
-        done(f"standing: the entry shows nothing against it{f'; {unseen}' if unseen else ''}")
-        account = self._accounts.read(conversation, entry, name)
-        groups = ", ".join(sorted(account.groups)) or "none"
-        done(f"{len(account.group_names)} groups: {groups}")
-        return account

@@ -8,11 +8,13 @@ import os
 import re
 import socket
 import ssl
+import textwrap
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from ldap3.core.exceptions import LDAPSocketSendError, communication_exception_f
 
 import tokenissuer_backends.ldap.backend
 import tokenissuer_backends.ldap.server
+from tests.support.cli import Run
 from tests.support.ldap import (
     BIND,
     EXTENDED,
@@ -487,6 +490,35 @@ def test_what_need_not_change_with_the_password_is_no_stamp(
     assert backend.authenticate("alice", "right").password_version == ""
     *_, last = backend.diagnose(account="alice")
     assert "no refresh tokens" in last.fact
+
+
+def test_explain_finds_an_account_whose_password_has_no_stamp(
+    new_directory: NewDirectory, set_up: Path, run: Run
+) -> None:
+    """As `check` does, by what somebody types: such an account gets no refresh token, and can log in all the same."""
+    directory = new_directory(entries={ALICE: {"uid": ["Alice"], "memberOf": ["cn=dev,ou=groups,dc=test"]}})
+    path = set_up / "tokenissuer.toml"
+    ldap = f"""
+        [[backends]]
+        type = "ldap"
+        servers = ["{directory.url}"]
+        allow_plaintext = true
+        user.base = "dc=test"
+        groups = {{ base = "ou=groups,dc=test", attribute = "memberOf" }}
+
+        [[access]]
+        groups = ["dev"]
+        repositories = ["team/**"]
+        actions = ["pull"]
+    """
+    path.write_text(path.read_text() + textwrap.dedent(ldap))
+    for more in ([], ["--backend", "ldap"]):
+        code, out, err = run("explain", "--account", "ALICE", *more, "repository:team/app:pull", "--config", path)
+        assert (code, err) == (0, "")
+        assert "account 'alice' of backend 'ldap', groups: dev" in out
+    _, checked, _ = run("check", "--account", "ALICE", "--config", path)
+    assert "account name: alice" in checked
+    assert "1 groups: dev" in checked
 
 
 @pytest.mark.parametrize(

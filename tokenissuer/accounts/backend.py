@@ -178,11 +178,22 @@ class Backend(ABC):
         """
         raise InvalidCredentials(reason=f"{type(self).__name__} cannot look up accounts")
 
+    def find(self, username: str) -> Account:
+        """Find an account without its password, for `explain` and `check`. Nobody is logged in by it.
+
+        Args:
+            username: as somebody would type it.
+
+        Raises:
+            InvalidCredentials: if nobody has the name, or the account could not log in now.
+        """
+        return self.lookup(username, "")
+
     def grants(self, account: Account | None, access: Access) -> frozenset[str]:
         """Return the actions that the backend itself allows on a repository. It does not know the access rules.
 
         Args:
-            account: from `authenticate` or `lookup` of this backend; None for what everyone may do.
+            account: from `authenticate`, `lookup` or `find` of this backend; None for what everyone may do.
             access: the repository, and the actions requested.
         """
         return frozenset()
@@ -206,7 +217,7 @@ class Backend(ABC):
             repository: say what is known about this repository.
         """
         if account:
-            yield _lookup_finding(self, account)
+            yield _account_finding(self, account)
 
     def set_password(self, username: str, password: str) -> None:
         """Add an account or change its password, if the backend itself keeps passwords.
@@ -233,10 +244,10 @@ def load_backend(type_: str) -> type[Backend]:
     return load_plugin(ENTRY_POINT_GROUP, "backend", type_, Backend)  # type: ignore[type-abstract]  # only a bound
 
 
-def _lookup_finding(backend: Backend, account: str) -> Finding:
+def _account_finding(backend: Backend, account: str) -> Finding:
     watch = Stopwatch()
     try:
-        found = backend.lookup(account, "")
+        found = backend.find(account)
     except RequestError as error:
         return Finding(Severity.ERROR, account, f"look up the account: {error.reason}", seconds=watch.lap())
     groups = ", ".join(sorted(found.groups)) or "none"

@@ -76,11 +76,13 @@ def _find(chain: Chain, config: Config, arguments: argparse.Namespace) -> tuple[
     if arguments.group:
         return None, ""
     reasons = []
-    for name in [arguments.backend] if arguments.backend else names:
+    for backend in chain.backends:
+        if arguments.backend not in (None, backend.name):
+            continue
         try:
-            return chain.lookup(name, arguments.account, ""), ""
+            return Login(backend.backend.find(arguments.account), backend), ""
         except (InvalidCredentials, BackendUnavailable) as error:
-            reasons.append(f"backend '{name}': {error.reason}")
+            reasons.append(f"backend '{backend.name}': {error.reason}")
     if arguments.backend:
         raise TokenIssuerError(f"{reasons[0]}; leave --backend out and name the groups with --group")
     return None, f"the account was not found, so it has no groups here ({'; '.join(reasons)}); name them with --group"
