@@ -555,7 +555,7 @@ def test_b12_the_signing_certificate_ends_soon(case: Case) -> None:
     (case.issuer.folder / "auth.crt").write_bytes(short)
     case.bundle.write_bytes(short)
     case.start(3)
-    case.doctor().is_only(("warning", "auth.crt", "the certificate ends in 10 days", "make a new one for the same key"))
+    case.doctor().is_only(("warning", "auth.crt", "the certificate ends in 10 days", "tokenissuer keys add"))
 
 
 def test_b12_the_signing_certificate_has_ended(case: Case) -> None:
@@ -564,7 +564,23 @@ def test_b12_the_signing_certificate_has_ended(case: Case) -> None:
     assert isinstance(private, ec.EllipticCurvePrivateKey)
     (case.issuer.folder / "auth.crt").write_bytes(pem(certificate(private, days=-0.5)))
     case.start_registry(2)
-    case.doctor().is_only(("error", "auth.crt", "the certificate ended on", "no registry accepts its tokens"))
+    said = ("error", "auth.crt", "the certificate ended on", "no registry accepts its tokens", "tokenissuer keys add")
+    case.doctor().is_only(said)
+
+
+@BOTH
+def test_b12_what_is_said_of_an_ended_certificate_mends_it(case: Case, generation: int) -> None:
+    """The next key, its certificate to the registry, a restart, the switch with a proof."""
+    private = load_private_key(case.issuer.folder / "auth.key")
+    assert isinstance(private, ec.EllipticCurvePrivateKey)
+    (case.issuer.folder / "auth.crt").write_bytes(pem(certificate(private, days=-0.5)))
+    keys = (case.host.tokenissuer(), "keys", "--config", str(case.issuer.config))
+    case.host.run(*keys, "add").succeeded()
+    case.bundle.write_bytes((case.issuer.folder / "auth.crt").read_bytes())
+    case.start_registry(generation)
+    case.host.run(*keys, "switch", "--registry", f"http://{case.address}").succeeded()
+    case.serve()
+    case.doctor().is_only()
 
 
 def test_b12_the_realms_certificate_ends_soon(case: Case, tmp_path: Path) -> None:
@@ -586,6 +602,23 @@ def test_b13_the_registry_was_not_restarted(case: Case, generation: int) -> None
     case.bundle.write_bytes(right)
     said = ("error", case.address, "it refuses a fresh token, which it would accept by", "restart the registry")
     case.doctor().is_only(said)
+
+
+@BOTH
+@pytest.mark.parametrize("file", [True, False], ids=["with-file", "without-file"])
+def test_b13_the_registry_was_not_restarted_after_its_certificate_was_renewed(
+    case: Case, generation: int, file: bool
+) -> None:
+    """The key is the same, so the registry accepts its id alone: that is no reason to change the configuration."""
+    case.start(generation)
+    private = load_private_key(case.issuer.folder / "auth.key")
+    assert isinstance(private, ec.EllipticCurvePrivateKey)
+    before = header_of(case)
+    for path in (case.issuer.folder / "auth.crt", case.bundle):
+        path.write_bytes(pem(certificate(private)))
+    assert case.host.wait_until(lambda: header_of(case) != before)
+    said = "which it would accept by" if file else "it knows the key and not this certificate"
+    case.doctor(file=file).is_only(("error", case.address, said, "restart the registry"))
 
 
 def test_b13_the_registry_was_not_restarted_after_its_names_changed(case: Case) -> None:

@@ -153,14 +153,8 @@ def _refusal_findings(facts: Facts, refused: Sequence[Answer]) -> Iterator[Findi
             "give all the same files, and restart them one after the other",
         )
         return
-    if form := _accepted_form(facts):
-        yield Finding(
-            Severity.ERROR,
-            subject,
-            f"it refuses a fresh token, and accepts one that names its key in the form '{form}'",
-            f'write in {facts.config.path}, below [signing.key_forms]: {json.dumps(facts.service)} = "{form}"',
-        )
-    elif facts.trust is not None and facts.file is not None:
+    # First what the files say: a registry that has not been restarted may accept another form for a while.
+    if facts.trust is not None and facts.file is not None:
         yield Finding(
             Severity.ERROR,
             subject,
@@ -168,6 +162,8 @@ def _refusal_findings(facts: Facts, refused: Sequence[Answer]) -> Iterator[Findi
             "are now: registries read them only when they start",
             "restart the registry; in a container, look whether it has these very files",
         )
+    elif form := _accepted_form(facts):
+        yield _form_finding(facts, form)
     else:
         name = facts.config.issuer.name
         yield Finding(
@@ -177,6 +173,25 @@ def _refusal_findings(facts: Facts, refused: Sequence[Answer]) -> Iterator[Findi
             f"{facts.issuer().key.thumbprint}; its log names the cause",
             "run again with --registry-config FILE, which shows the cause; registries read files only at their start",
         )
+
+
+def _form_finding(facts: Facts, form: KeyForm) -> Finding:
+    """Report that the registry accepts the key, if a token names it in another way."""
+    in_toml = f'write in {facts.config.path}, below [signing.key_forms]: {json.dumps(facts.service)} = "{form}"'
+    if facts.config.key_forms().get(facts.service, KeyForm.X5C) is not KeyForm.X5C:
+        return Finding(
+            Severity.ERROR,
+            facts.registry,
+            f"it refuses a fresh token, and accepts one that names its key in the form '{form}'",
+            in_toml,
+        )
+    return Finding(
+        Severity.ERROR,
+        facts.registry,
+        f"it refuses a fresh token: it knows the key and not this certificate (it accepts the form '{form}')",
+        f"if the certificate was renewed, give it {facts.config.signing.certificate} (auth.token.rootcertbundle) and "
+        f"restart the registry; only if it has nothing but a JWK Set (auth.token.jwks), {in_toml}",
+    )
 
 
 def _accepted_form(facts: Facts) -> KeyForm | None:

@@ -44,6 +44,13 @@ _ALGORITHMS: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "
 PEM_BLOCK: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----[ \t]*\r?\n?", re.DOTALL)
 
 
+# What to do about a certificate that ends: `keys` works also when it has ended.
+_NEW_KEY: Final = (
+    "make the next key (tokenissuer keys add), give every registry the certificate file (rootcertbundle) and restart "
+    "it, then sign with it: tokenissuer keys switch --registry URL (or --unproven)"
+)
+
+
 class KeyType(StrEnum):
     """The kinds of key that can be made."""
 
@@ -143,7 +150,7 @@ class SigningKey:
         if moment >= self.certificate.not_valid_after_utc:
             raise ConfigurationError(
                 f"the certificate ended on {self.certificate.not_valid_after_utc:%Y-%m-%d} and no registry accepts its "
-                "tokens; make a new one for the same key and give it to the registry (rootcertbundle)"
+                f"tokens; {_NEW_KEY}"
             )
         if moment < self.certificate.not_valid_before_utc:
             raise ConfigurationError(
@@ -169,7 +176,7 @@ class SigningKey:
                 Severity.WARNING,
                 subject,
                 f"the certificate ends in {left.days} days, on {self.certificate.not_valid_after_utc:%Y-%m-%d}",
-                "make a new one for the same key now and give it to the registry (rootcertbundle)",
+                _NEW_KEY,
             )
 
 
