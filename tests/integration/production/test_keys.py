@@ -6,12 +6,16 @@ import json
 import os
 import re
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from tokenissuer.signing.keys import load_private_key, self_signed_certificate
 
 if TYPE_CHECKING:
     from tests.integration.conftest import Client, Host, Image, Issuer, Ran
@@ -144,27 +148,50 @@ def test_a_new_key_while_people_push_and_pull(
     assert production.ask_registry(replicas[0].address, {"Authorization": f"Bearer {old_token}"}) == 401
 
 
+def manual(heading: str, folder: Path) -> list[str]:
+    """The commands of a section of docs/keys.md, with this folder and this user."""
+    text = (Path(__file__).parents[3] / "docs" / "keys.md").read_text()
+    (section,) = re.findall(rf"(?ms)^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text)
+    scripts = re.findall(r"(?s)```sh\n(.*?)```", section)
+    # Nobody else serves here: owner and group are whoever runs the tests.
+    own = [script.replace("-o root -g root ", "").replace("-o root -g tokenissuer ", "") for script in scripts]
+    return [script.replace("--user tokenissuer", "").replace("/etc/tokenissuer", str(folder)) for script in own]
+
+
 def sign_key(host: Host, folder: Path, number: int) -> None:
-    """Make a key whose certificate the authority in the folder signs; the commands are those of docs/keys.md."""
-    openssl = host.program("openssl", "install openssl")
-    if number == 1:
-        host.run(
-            *(openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
-            *("-subj", "/CN=our authority", "-days", "3650"),
-            *("-addext", "keyUsage=critical,keyCertSign", "-keyout", str(folder / "ca.key")),
-            *("-out", str(folder / "ca.crt")),
-        ).succeeded()
-    new_key, request, new_certificate = (str(folder / name) for name in ("new.key", "new.csr", "new.crt"))
-    host.run(
-        *(openssl, "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
-        *("-subj", "/CN=gitlab-issuer", "-keyout", new_key, "-out", request),
-    ).succeeded()
-    host.run(
-        *(openssl, "x509", "-req", "-in", request, "-CA", str(folder / "ca.crt"), "-CAkey", str(folder / "ca.key")),
-        *("-CAcreateserial", "-days", "365", "-out", new_certificate),
-    ).succeeded()
-    os.replace(new_certificate, folder / "auth.crt")
-    os.replace(new_key, folder / "auth.key")
+    """Make a key whose certificate the authority in the folder signs, as docs/keys.md says."""
+    host.program("openssl", "install openssl")
+    authority, key = manual("Keys that your own certificate authority signs", folder)
+    # `check` looks at what this test has left out: whom the key belongs to is in the manual's words alone.
+    key = key.partition("tokenissuer check")[0]
+    for script in [authority, key] if number == 1 else [key]:
+        host.run("/bin/bash", "-ec", f"cd '{folder}'\n{script}").succeeded()
+
+
+def test_a_certificate_that_has_ended_is_followed_by_another_key(
+    production: Production, host: Host, new_client: Callable[[], Client], generation: int
+) -> None:
+    """The manual's commands: the registry is restarted in the middle, and what did not start serves again."""
+    issuer = production.issuer("set-up")
+    private = load_private_key(issuer.folder / "auth.key")
+    ended = self_signed_certificate(private, "tokenissuer", time.time() - 3700 * 86400)
+    (issuer.folder / "auth.crt").write_bytes(ended.public_bytes(Encoding.PEM))
+    serving = ("serve", "--config", str(issuer.config), "--listen", f"127.0.0.1:{issuer.port}")
+    assert "the certificate ended on" in host.run(host.tokenissuer(), *serving).failed()
+    (replica,) = production.replicas(issuer, generation, 1)
+    (script,) = manual("The certificate ends, or has ended", issuer.folder)
+    before, restart, after = re.split(r"(?m)^(systemctl restart docker-registry.*\n)", script)
+    assert restart
+    path = os.pathsep.join([str(Path(host.tokenissuer()).parent), os.environ["PATH"]])
+    host.run("/bin/bash", "-ec", before, env={"PATH": path}).succeeded()
+    replica.restart()
+    after = production.fill_in(after, {"http://127.0.0.1:5000": f"http://{replica.address}"})
+    switched, _, check = after.partition("tokenissuer check")
+    host.run("/bin/bash", "-ec", switched, env={"PATH": path}).succeeded()
+    checked = host.run("/bin/bash", "-ec", f"tokenissuer check{check}", env={"PATH": path})
+    assert "certificate ended" not in checked.stdout + checked.stderr
+    production.serve(issuer)
+    new_client().login(replica.address, "alice", issuer.passwords["alice"]).succeeded()
 
 
 def test_with_an_authority_of_ones_own_registries_never_change(
