@@ -276,9 +276,10 @@ class Throttle:
         """
         name = _folded(username)
         places = [_Place(place, self._digest(place, name)) for place in self._addresses(address)]
-        attempt = _Attempt(tuple(places), self._digest(places[-1].account, password))
+        who = places[-1].account
+        attempt = _Attempt(tuple(places), self._digest(who, password))
         with self._turn(attempt) if self._may_ban else nullcontext():
-            others = self._begin(attempt.places[-1].account, attempt.password)
+            others = self._begin(who, attempt.password)
             try:
                 self._ask(lambda counters: counters.admit(attempt, others))
                 result = login()
@@ -290,7 +291,7 @@ class Throttle:
                 self._ask(lambda counters: counters.count(attempt, **kind))
                 raise
             finally:
-                self._end(attempt.places[-1].account, attempt.password)
+                self._end(who, attempt.password)
 
     def ask_for_anonymous(
         self, question: str, address: IPAddress | None, ask: Callable[[], frozenset[str]]
