@@ -1,10 +1,11 @@
-"""Files: read without what starts them invisibly, and replaced as a whole by one process at a time."""
+"""Files: read without what starts them invisibly, replaced as a whole by one process at a time; whose they are."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
+import pwd
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +51,14 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         number = content.count(b"\n", 0, error.start) + 1
         raise ConfigurationError(f"{path}, line {number}: not UTF-8; save the file as UTF-8") from None
+
+
+def user_name(number: int) -> str:
+    """Name a user of this machine; the number itself if it has no name, as in many containers."""
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
 
 
 @contextlib.contextmanager

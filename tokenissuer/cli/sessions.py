@@ -31,6 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """list the logins with refresh tokens, or revoke them"""
     config = load_config(find_config(arguments.config))
+    # Made here it would belong to whoever runs this command, and the user that serves could not open it.
+    if missing := [path for path in config.store_files() if not path.exists()]:
+        none_yet = f"there are no sessions yet: `serve` has not made {missing[0]}"
+        if arguments.action == "revoke":
+            raise TokenIssuerError(none_yet)
+        print(none_yet)
+        return 0
     refresh = config.open_refresh()
     if refresh is None:
         raise TokenIssuerError(f"{config.path} has no table [refresh]: there are no sessions")

@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import os
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from typing import Any, Final
 
 from tokenissuer.accounts.refusals import MAX_REFUSALS
 from tokenissuer.errors import ConfigurationError, StoreUnavailable
+from tokenissuer.files import user_name
 from tokenissuer.options import option
 from tokenissuer.sessions.store import Session, Store
 
@@ -83,9 +85,11 @@ class SqliteStore(Store):
             with self._lock:
                 _prepare(self._open())
         except OSError as error:
-            raise ConfigurationError(f"cannot open {self._path}: {error.strerror}") from None
+            raise ConfigurationError(f"cannot open {self._path}: {error.strerror}{_foreign(self._path)}") from None
         except sqlite3.Error as error:
-            raise ConfigurationError(f"cannot use {self._path} as the store of refresh tokens: {error}") from None
+            raise ConfigurationError(
+                f"cannot use {self._path} as the store of refresh tokens: {error}{_foreign(self._path)}"
+            ) from None
         finally:
             # It is opened again for the first request. A WSGI server may fork before that, and a fork takes the
             # connection with it but not its locks: https://www.sqlite.org/howtocorrupt.html, 2.6.
@@ -201,6 +205,17 @@ class SqliteStore(Store):
         except FileExistsError:
             if self._path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self._path) from None
+
+
+def _foreign(path: Path) -> str:
+    """Say whose file or folder it is that this process may not write; empty if it may."""
+    for each in (path, path.parent):
+        is_there, is_ours = (os.access(each, mode, effective_ids=True) for mode in (os.F_OK, os.W_OK))
+        if is_there and not is_ours:
+            status, user = each.stat(), user_name(os.geteuid())
+            owner = f"{user_name(status.st_uid)} (mode {stat.S_IMODE(status.st_mode):04o})"
+            return f"; {each} belongs to {owner}, and {user} is to write it: chown {user} {each}"
+    return ""
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
