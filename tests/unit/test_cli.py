@@ -495,7 +495,21 @@ def test_the_hints_of_keys_name_the_key_file_that_was_named(run: Run, set_up: Pa
     for command in (["add"], ["switch", "--unproven"]):
         code, out, _ = run("keys", *command, *arguments)
         assert code == 0
-        assert f"--key {set_up / 'auth.key'}" in out
+        assert f" --config {set_up / 'tokenissuer.toml'} --key {set_up / 'auth.key'}" in out
+
+
+def test_a_stolen_key_is_retired_at_once(run: Run, set_up: Path) -> None:
+    """Its tokens are valid still; the refusal names the option, and the command says what is left to do."""
+    config = ("--config", set_up / "tokenissuer.toml")
+    for command in (["add"], ["switch", "--unproven"]):
+        assert run("keys", *command, *config)[0] == 0
+    failed(run("keys", "retire", *config), "are valid until", "keys retire --now")
+    code, out, err = run("keys", "retire", "--now", *config)
+    assert (code, err) == (0, "")
+    assert "restart it now" in out
+    assert "no hurry" not in out
+    assert not (set_up / "auth.key.previous").exists()
+    assert [line.split()[0] for line in run("keys", "list", *config)[1].splitlines()] == ["signs"]
 
 
 def test_quickstart_refuses_one_address_for_both(run: Run) -> None:

@@ -27,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--next", action="store_true", help="retire: the next key, which has signed nothing")
     parser.add_argument(
+        "--now", action="store_true", help="retire: although tokens of the previous key are valid still; it was stolen"
+    )
+    parser.add_argument(
         "--registry", action="append", default=[], metavar="URL", help="switch: prove that this registry is ready"
     )
     parser.add_argument("--unproven", action="store_true", help="switch: without this proof")
@@ -56,8 +59,10 @@ def _key_file(config: Config, given: Path | None) -> Path:
     return path
 
 
-def _key_option(arguments: argparse.Namespace) -> str:
-    return f" --key {shlex.quote(str(arguments.key))}" if arguments.key else ""
+def _files(arguments: argparse.Namespace) -> str:
+    """Return the options that name files, for the command to give next."""
+    named = {"--config": arguments.config, "--key": arguments.key}
+    return "".join(f" {option} {shlex.quote(str(path))}" for option, path in named.items() if path)
 
 
 def _list(config: Config, rotation: Rotation, arguments: argparse.Namespace) -> None:
@@ -80,7 +85,7 @@ def _add(config: Config, rotation: Rotation, arguments: argparse.Namespace) -> N
         "address, restart one after the other, and nobody notices."
     )
     print(
-        f"2. tokenissuer keys switch --registry URL{_key_option(arguments)}   (with the URL of each registry, to prove "
+        f"2. tokenissuer keys switch --registry URL{_files(arguments)}   (with the URL of each registry, to prove "
         "that it is ready)"
     )
 
@@ -100,10 +105,19 @@ def _switch(config: Config, rotation: Rotation, arguments: argparse.Namespace) -
     if rotation.used != rotation.key:
         print("The service has a copy of the key; restart it: systemctl restart tokenissuer")
     end = moment(rotation.last_token_ends(config.issuer.lifetime))
-    print(f"Tokens signed before stay valid. After {end}: tokenissuer keys retire{_key_option(arguments)}")
+    print(f"Tokens signed before stay valid. After {end}: tokenissuer keys retire{_files(arguments)}")
 
 
 def _retire(config: Config, rotation: Rotation, arguments: argparse.Namespace) -> None:
-    path = rotation.drop_next() if arguments.next else rotation.retire(config.issuer.lifetime, time.time())
+    now = time.time()
+    end = 0.0 if arguments.next else rotation.last_token_ends(config.issuer.lifetime)
+    if arguments.next:
+        path = rotation.drop_next()
+    else:
+        path = rotation.retire(config.issuer.lifetime, now, at_once=arguments.now)
     print(f"Removed {path}, and its certificate from {rotation.certificate}.")
+    if now < end:
+        print("Give every registry that file and restart it now: until then it accepts this key, for whoever has it.")
+        print("Then it refuses tokens of this key. Clients ask for new ones; a push or pull under way may fail once.")
+        return
     print("Registries stop trusting it when they get that file and restart; there is no hurry.")

@@ -193,12 +193,13 @@ class Rotation:
                 self._write_beside(self.previous_key, self.key.read_bytes())
                 os.replace(self.next_key, self.key)
 
-    def retire(self, lifetime: int, now: float) -> Path:
+    def retire(self, lifetime: int, now: float, *, at_once: bool = False) -> Path:
         """Remove the previous key and its certificate.
 
         Args:
             lifetime: seconds a token is valid.
             now: seconds since 1970.
+            at_once: although its tokens are valid still: somebody else may have the key.
 
         Returns:
             The key file removed.
@@ -212,9 +213,10 @@ class Rotation:
                 raise TokenIssuerError(f"there is no previous key {self.previous_key}{more}")
             self._refuse_used(self.previous_key)
             end = self.last_token_ends(lifetime)
-            if now < end:
+            if now < end and not at_once:
                 raise TokenIssuerError(
-                    f"tokens signed with {self.previous_key} are valid until {moment(end)}; retire it after that"
+                    f"tokens signed with {self.previous_key} are valid until {moment(end)}; retire it after that, or "
+                    "at once if it was stolen: keys retire --now"
                 )
             with self._change(Change.RETIRE):
                 self._take_out(self.previous_key)
