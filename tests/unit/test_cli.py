@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import grp
 import json
 import os
 import pwd
@@ -406,10 +407,19 @@ def test_an_error_is_one_line_whatever_the_configuration_holds(run: Run, set_up:
 def test_check_looks_with_the_eyes_of_the_user_who_serves(run: Run, set_up: Path) -> None:
     """A file that root can read may stop `serve`."""
     check = ("check", "--config", set_up / "tokenissuer.toml", "--user")
-    set_up.chmod(0o755)
+    # pytest's own folders are closed, too.
+    for folder in (set_up, *set_up.parents[:4]):
+        folder.chmod(stat.S_IMODE(folder.stat().st_mode) | 0o111)
     code, out, _ = run(*check, "nobody")
     assert code == 1
-    assert f"error: {set_up / 'auth.key'}: the user nobody cannot read it" in out
+    key = set_up / "auth.key"
+    group = grp.getgrgid(pwd.getpwnam("nobody").pw_gid).gr_name
+    assert f"error: {key}: the user nobody cannot read it; run: chgrp {group} {key} && chmod 640 {key}" in out
+    set_up.chmod(0o700)
+    code, out, _ = run(*check, "nobody")
+    (only,) = [line for line in out.splitlines() if "nobody" in line]
+    assert f"error: {set_up}: the user nobody cannot enter this folder" in only
+    assert f"chmod a+x {set_up}" in only
     code, _, err = run(*check, "no-such-user")
     assert (code, "there is no user 'no-such-user'" in err) == (1, True)
     assert run(*check, "root")[0] == 0
@@ -431,12 +441,22 @@ def test_init_for_a_service_lets_its_user_read_and_change_nothing(
     if os.geteuid() != 0:
         pytest.skip("only root can give files away")
     tmp_path.chmod(0o755)
-    folder = tmp_path / "etc"
-    code, _, err = run(
-        "init", folder, "--for", purpose, "--user", "nobody", "--realm", "https://r.example.com/jwt/auth"
-    )
+    folder = tmp_path / "new" / "etc"
+    before = os.umask(0o077)
+    try:
+        code, out, err = run(
+            "init", folder, "--for", purpose, "--user", "nobody", "--realm", "https://r.example.com/jwt/auth"
+        )
+    finally:
+        os.umask(before)
     assert (code, err) == (0, "")
     entry = pwd.getpwnam("nobody")
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, folder.parent)] == [0o755, 0o755]
+    if purpose == "systemd":
+        # The lines of the unit that are another's.
+        group = grp.getgrgid(entry.pw_gid).gr_name
+        for line in ("User=nobody", f"Group={group}", f"serve --config {folder / 'tokenissuer.toml'}"):
+            assert re.search(f"in tokenissuer.service, write .*{re.escape(line)}\n", out)
     for name in ("auth.key", "users.htpasswd"):
         status = (folder / name).stat()
         assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (0, entry.pw_gid, 0o640)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import grp
 import importlib.resources
 import json
 import os
@@ -13,7 +14,7 @@ import secrets
 import shlex
 import string
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Final
 from cryptography.hazmat.primitives import serialization
 
 from tokenissuer.cli.arguments import argument
-from tokenissuer.config import FILE_NAME, load_config
+from tokenissuer.config import FILE_NAME, SYSTEM_FILE, load_config
 from tokenissuer.errors import ConfigurationError
 from tokenissuer.signing.issuer import check_realm
 from tokenissuer.signing.keys import KeyType, SigningKey, generate_private_key, private_pem, self_signed_certificate
@@ -125,14 +126,14 @@ class SetUp:
                 importlib.resources.files("tokenissuer.cli").joinpath("templates", _WSGI_FILE).read_bytes(),
                 0o644,
             )
-        server = self._server()
+        server = self.server()
         for name in texts:
             if (folder / name).exists() or (folder / name).is_symlink():
                 raise ConfigurationError(
                     f"{folder / name} already exists and nothing is overwritten; name another folder"
                 )
         with contextlib.ExitStack() as undo:
-            is_new = _make_folder(folder, undo)
+            is_new = _make_folder(folder, undo, is_open=server is not None)
             if server is not None and self.purpose is Purpose.CONTAINER:
                 _give_folder(folder, server, is_new=is_new)
             for name, (content, mode) in texts.items():
@@ -167,7 +168,7 @@ class SetUp:
         is_service = self.purpose in (Purpose.SYSTEMD, Purpose.APACHE)
         return str(_STATE_FOLDER / _STORE_FILE) if is_service else _STORE_FILE
 
-    def _server(self) -> tuple[int, int] | None:
+    def server(self) -> tuple[int, int] | None:
         """Return user and group of the server; None if that is whoever makes the set-up.
 
         Raises:
@@ -279,6 +280,7 @@ def _next_steps(set_up: SetUp) -> Sequence[str]:
         case Purpose.SYSTEMD:
             return (
                 "Start the issuer:    cp conf/tokenissuer.service conf/tokenissuer.socket /etc/systemd/system/",
+                *(f"                     in tokenissuer.service, write {line}" for line in _unit_lines(set_up)),
                 "                     systemctl daemon-reload && systemctl enable --now tokenissuer.socket tokenissuer",
                 f"The registry's file: {registry}",
             )
@@ -298,6 +300,23 @@ def _next_steps(set_up: SetUp) -> Sequence[str]:
             )
 
 
+def _unit_lines(set_up: SetUp) -> Iterator[str]:
+    """Return the lines of the systemd unit that are not as in conf/."""
+    if set_up.user not in ("", _USERS[set_up.purpose]):
+        server = set_up.server()
+        yield f"User={set_up.user}"
+        yield f"Group={_group_name(server[1]) if server else set_up.user}"
+    if (config := set_up.config.absolute()) != SYSTEM_FILE:
+        yield f"ExecStart=/opt/tokenissuer/bin/tokenissuer serve --config {config}"
+
+
+def _group_name(number: int) -> str:
+    try:
+        return grp.getgrgid(number).gr_name
+    except KeyError:
+        return str(number)
+
+
 def _checked_realm(text: str) -> str:
     check_realm(text)
     return _name(text)
@@ -314,13 +333,21 @@ def _quote(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _make_folder(folder: Path, undo: contextlib.ExitStack) -> bool:
-    """Make a folder and those above it; return whether it was not there."""
+def _make_folder(folder: Path, undo: contextlib.ExitStack, *, is_open: bool = False) -> bool:
+    """Make a folder and those above it; return whether it was not there.
+
+    Args:
+        folder: the folder.
+        undo: removes them again.
+        is_open: whether another user is to enter them, whatever the umask.
+    """
     is_new = not folder.is_dir()
     for each in (*reversed(folder.parents), folder):
         if not each.is_dir():
             each.mkdir()
             undo.callback(each.rmdir)
+            if is_open:
+                each.chmod(0o755)
     return is_new
 
 
