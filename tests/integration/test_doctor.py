@@ -75,7 +75,13 @@ def test_b1_the_bundle_has_another_certificate(case: Case, generation: int) -> N
     case.bundle.write_bytes(pem(certificate(new_key())))
     case.start(generation)
     key = "the certificate in the token is neither in the bundle nor signed by one that is"
-    said = ("error", f"{case.registry_file}, line ", key, "CN=test authority", f"copy {case.issuer.folder}/auth.crt")
+    said = (
+        "error",
+        f"{case.registry_file}, line ",
+        key,
+        "CN=test authority",
+        f"copy {case.issuer.folder}/auth.crt to {case.bundle}",
+    )
     case.doctor().is_only(said)
 
 
@@ -300,7 +306,32 @@ def test_b4_the_realm_speaks_tls(case: Case, tmp_path: Path) -> None:
     realm = case.front(tls=make_authority(tmp_path / "tls"))
     case.send_clients_to(realm.replace("https:", "http:"))
     case.start(2)
-    case.doctor().is_only(("error", realm.replace("https:", "http:"), "400"))
+    said = ("error", realm.replace("https:", "http:"), "this port speaks TLS", "write https://")
+    case.doctor().is_only(said)
+
+
+def test_b4_the_registry_speaks_tls(case: Case, tmp_path: Path) -> None:
+    """And is named without a scheme, which on this machine means http."""
+    authority, port = make_authority(tmp_path / "tls"), case.host.free_port()
+    case.nginx(
+        f"server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {authority.server_certificate}; "
+        f"ssl_certificate_key {authority.server_key}; location / {{ proxy_pass http://{case.address}; }} }}"
+    )
+    case.start(2)
+    said = ("error", "this port speaks TLS", f"write --registry https://localhost:{port}")
+    case.doctor(registry=f"localhost:{port}").is_only(said)
+
+
+def test_a_proxy_before_the_registry_names_another_port(case: Case) -> None:
+    """The registry's file says where it listens."""
+    port = case.host.free_port()
+    case.nginx(
+        f"server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://127.0.0.1:{case.host.free_port()}; }} }}"
+    )
+    case.start(2)
+    line = case.registry_file.read_text().split("addr:")[0].count("\n") + 1
+    said = (f"{case.registry_file}, line {line}: it listens on {case.address}", "does the proxy's upstream name that")
+    case.doctor(registry=f"http://127.0.0.1:{port}").is_only(("error", "the proxy cannot reach the registry", *said))
 
 
 def test_b4_the_registry_has_tls_and_the_realm_has_not(case: Case, tmp_path: Path) -> None:
@@ -717,6 +748,16 @@ def test_b4_autoredirect_without_the_scheme(case: Case) -> None:
     registry = front_of_both(case, 2)
     realm = registry.replace("http:", "https:") + "/auth/token"
     case.doctor(registry=registry).is_only(("error", realm, "speaks plain HTTP", "autoredirect", "X-Forwarded-Proto"))
+
+
+def test_only_the_registrys_realm_works(case: Case) -> None:
+    """Nothing listens at the one of the configuration: it is tried before it is said to work."""
+    realm, dead = case.front(), f"http://localhost:{case.host.free_port()}/token"
+    case.edit(f"realm: {case.issuer.realm}", f"realm: {realm}")
+    case.edit_issuer(case.issuer.realm, dead)
+    case.start(2)
+    said = ("warning", realm, dead, "only the first works", "nothing listens on port", f'realm = "{realm}"')
+    case.doctor().is_only(said)
 
 
 def test_both_realms_work(case: Case) -> None:

@@ -469,7 +469,7 @@ def at(seconds: float) -> Answer:
 )
 def test_clocks_that_differ(facts: Facts, seconds: float, severity: str, said: str) -> None:
     """The issuer's is this machine's, unless the realm tells."""
-    facts.answer = at(seconds)
+    facts.registry, facts.answer = "http://127.0.0.1:5000", at(seconds)
     outcome = check_clocks(facts)
     assert outcome.severity == severity
     assert said in "".join(finding.fact for finding in outcome.findings)
@@ -478,9 +478,12 @@ def test_clocks_that_differ(facts: Facts, seconds: float, severity: str, said: s
 
 @pytest.mark.parametrize("date", ["", "yesterday", "Mon, 99 Foo 2026"])
 def test_a_registry_that_does_not_say_what_time_it_is(facts: Facts, date: str) -> None:
-    """That is skipped."""
+    """That is skipped, and why is said."""
+    assert check_clocks(facts).skipped == "no registry was asked"
+    facts.registry = "http://127.0.0.1:5000"
+    assert check_clocks(facts).skipped == "the registry did not answer"
     facts.answer = Answer(401, {"date": date} if date else {}, b"", NOW, 0.0, ("", 0), None)
-    assert check_clocks(facts).skipped
+    assert check_clocks(facts).skipped == "the registry did not say what time it is"
 
 
 @pytest.mark.parametrize(("seconds", "severities"), [(1.9, []), (2.1, ["warning"]), (10.1, ["error"])])

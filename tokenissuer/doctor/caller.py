@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import ssl
 import time
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,9 @@ TIMEOUT: Final = 10
 _MAX_BODY: Final = 256 * 1024
 #: Seconds that a second look at a certificate may take.
 _LOOK_TIMEOUT: Final = 3
+
+# What nginx, Apache and Go answer to who speaks without TLS on a port with it.
+_WANTS_TLS: Final = re.compile(rb"HTTPS (port|server)|SSL-enabled server port")
 
 _WRONG_NAME: Final = {62, 64}
 _UNKNOWN_AUTHORITY: Final = {2, 18, 19, 20, 21, 24}
@@ -79,6 +83,11 @@ class Answer:
             return parsedate_to_datetime(self.headers["date"]).timestamp() + 0.5
         except (KeyError, ValueError, TypeError):
             return None
+
+    @property
+    def expects_tls(self) -> bool:
+        """Whether it says that this port speaks TLS only."""
+        return self.status == 400 and self.certificate_end is None and _WANTS_TLS.search(self.body) is not None
 
     @property
     def described(self) -> str:

@@ -16,7 +16,11 @@ FAIL: Final = 60
 def check_clocks(facts: Facts) -> Outcome:
     """Compare what the registry's answers say of the time with what the issuer's say."""
     registry = facts.answer.clock if facts.answer is not None else None
-    if facts.answer is None or registry is None:
+    if not facts.registry:
+        return Outcome(skipped="no registry was asked")
+    if facts.answer is None:
+        return Outcome(skipped="the registry did not answer")
+    if registry is None:
         return Outcome(skipped="the registry did not say what time it is")
     # Where the realm does not end here, this machine's clock stands for the issuer's.
     ahead = facts.arrival.clock_difference if facts.arrival is not None else 0.0

@@ -30,7 +30,7 @@ def check_realm(facts: Facts) -> Outcome:
         return Outcome(skipped=f"{realm} is the same server, see above")
     scheme = list(_scheme_findings(facts, realm))
     found = list(scheme)
-    prober = Prober(facts.caller, facts.key, facts.config.issuer.name, realm, facts.config.issuer.services[0])
+    prober = _prober(facts, facts.key, realm)
     try:
         arrival = prober.plain()
     except Unreachable as error:
@@ -53,11 +53,31 @@ def check_realm(facts: Facts) -> Outcome:
                 Severity.WARNING,
                 realm,
                 f"the registry sends clients there, and [issuer] realm in {facts.config.path} is "
-                f"{facts.config.issuer.realm}; both work, but tokenissuer tells others the second",
+                f"{facts.config.issuer.realm}; {_second(facts, facts.key)}",
                 f'write in {facts.config.path}: realm = "{realm}"',
             )
         )
     return Outcome(found, f"{realm} ends at this instance, after {arrival.answer.seconds * 1000:.0f} ms")
+
+
+def _prober(facts: Facts, key: SigningKey, realm: str) -> Prober:
+    return Prober(facts.caller, key, facts.config.issuer.name, realm, facts.config.issuer.services[0])
+
+
+def _second(facts: Facts, key: SigningKey) -> str:
+    """Say whether the realm of the configuration works, where the registry sends its clients to another."""
+    try:
+        _prober(facts, key, facts.config.issuer.realm).plain()
+    except Unreachable as error:
+        trouble = error.fact
+    except Unanswered as error:
+        fact, _ = _elsewhere(error.answer, facts, key)
+        trouble = "" if fact == _HEADER_STRIPPED else fact
+    else:
+        trouble = ""
+    if trouble:
+        return f"only the first works: tokenissuer tells others the second, and {trouble}"
+    return "both work, but tokenissuer tells others the second"
 
 
 def _wrong(facts: Facts, realm: str, fact: str, remedy: str) -> Finding:
@@ -137,6 +157,8 @@ def _elsewhere(answer: Answer, facts: Facts, key: SigningKey) -> tuple[str, str]
             f"a tokenissuer answers 404: {message}",
             "pass the path on as clients send it, without changing it, or send clients to the path that is served",
         )
+    if answer.expects_tls:
+        return "this port speaks TLS, and clients come without it", "write https:// in the URL"
     if answer.status in (502, 503, 504):
         return f"the proxy does not reach tokenissuer: {answer.described}", "start it, or correct the proxy's upstream"
     if answer.status in (401, 403):

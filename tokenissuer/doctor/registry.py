@@ -79,7 +79,18 @@ def _no_challenge(facts: Facts, url: str, answer: Answer, why: str) -> Finding:
             f"replace what is below auth: in {facts.file_name} by token:, and let no proxy before it ask for passwords",
         )
     if answer.status in (502, 503, 504):
-        return Finding(Severity.ERROR, subject, f"the proxy cannot reach the registry: {answer.described}", "start it")
+        remedy = "start it"
+        if facts.file is not None and facts.file.address:
+            where = facts.file.where("http", "addr")
+            remedy = f"{where}: it listens on {facts.file.address}; does the proxy's upstream name that? Then start it"
+        return Finding(Severity.ERROR, subject, f"the proxy cannot reach the registry: {answer.described}", remedy)
+    if answer.expects_tls:
+        return Finding(
+            Severity.ERROR,
+            subject,
+            "this port speaks TLS, and it was asked without",
+            f"write --registry {url.replace('http://', 'https://', 1)}",
+        )
     return Finding(
         Severity.ERROR, subject, why, "name the registry's address with --registry, and pass /v2/ on to the registry"
     )

@@ -101,12 +101,18 @@ class RegistryFile:
             return ""
         if isinstance(host := http.get("host"), str) and host:
             return host
-        address = http.get("addr")
-        if not isinstance(address, str) or http.get("net") == "unix":
+        if not self.address:
             return ""
-        host, _, port = address.rpartition(":")
+        host, _, port = self.address.rpartition(":")
         here = "127.0.0.1" if host in ("", "0.0.0.0", "[::]") else host
         return f"{'https' if http.get('tls') else 'http'}://{here}:{port}"
+
+    @property
+    def address(self) -> str:
+        """The host and port where the registry listens, as the file has it; empty if it does not say."""
+        http = self.content.get("http")
+        address = http.get("addr") if isinstance(http, dict) and http.get("net") != "unix" else None
+        return address if isinstance(address, str) else ""
 
     def where(self, *place: str) -> str:
         """Name the file and the line of a key."""

@@ -91,10 +91,9 @@ def _trust_remedy(facts: Facts, key: SigningKey, form: KeyForm, trusted: str) ->
             if other is KeyForm.X5C:
                 return f"take '{facts.service}' out of [signing.key_forms] in {config.path}"
             return f'write in {config.path}, below [signing.key_forms]: {json.dumps(facts.service)} = "{other}"'
-    if trusted == "jwks":
-        file = config.signing.certificate.with_name("jwks.json")
-        return f"copy {file} to the file of auth.token.jwks, and restart the registry"
-    return f"copy {config.signing.certificate} to the file of auth.token.rootcertbundle, and restart the registry"
+    file = config.rotation.jwks if trusted == "jwks" else config.signing.certificate
+    named = facts.file.text(trusted) if facts.file else "the file"
+    return f"copy {file} to {named} (auth.token.{trusted}), and restart the registry"
 
 
 def _fresh(facts: Facts, issuer: Issuer) -> tuple[str, Finding | None]:
