@@ -31,6 +31,9 @@ from tokenissuer_backends.ldap.options import Address
 _log: Final = logging.getLogger("tokenissuer.backends.ldap")
 
 _RANGE: Final = ";range="
+# OpenSSL's codes of a certificate whose authority it does not know, and of an answer that is no TLS.
+_UNKNOWN_AUTHORITY: Final = (2, 18, 19, 20, 21)
+_NO_TLS: Final = ("UNEXPECTED_EOF_WHILE_READING", "WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
 _START_TLS: Final = "1.3.6.1.4.1.1466.20037"
 _WHO_AM_I: Final = "1.3.6.1.4.1.4203.1.11.3"
 
@@ -546,11 +549,16 @@ def _describe(error: BaseException) -> str:
         # lacks the attributes of the second.
         return _MEANINGS[type(error).__name__]
     if isinstance(error, ssl.SSLCertVerificationError):
-        remedy = (
-            "; 'server_name' is for servers that are named by address" if "mismatch" in error.verify_message else ""
-        )
+        if "mismatch" in error.verify_message:
+            remedy = "; 'server_name' is for servers that are named by address"
+        elif error.verify_code in _UNKNOWN_AUTHORITY:
+            remedy = "; set 'ca_file' to the certificate of the authority that has signed it"
+        else:
+            remedy = ""
         return f"the certificate is not trusted: {error.verify_message.rstrip('.')}{remedy}"
     if isinstance(error, ssl.SSLError):
+        if error.reason in _NO_TLS:
+            return f"TLS failed: {error.reason}; this port may speak no TLS (then use ldap:// with starttls = true)"
         return f"TLS failed: {error.reason or error.strerror or 'the other end does not speak it'}"
     if isinstance(error, TimeoutError):
         return "no answer in time"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -550,6 +551,33 @@ def test_a_direct_bind_gives_no_stamp(new_directory: NewDirectory, new_backend: 
     backend = new_backend(directory, bind_as="uid={user},dc=test", bind_dn="", bind_password=None, groups=None)
     assert backend.authenticate("alice", "right").password_version == ""
     assert "no refresh tokens" in " ".join(finding.fact for finding in backend.diagnose())
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_directory_that_is_down_is_told_once(set_up: Path, run: Run, tls: bool) -> None:
+    """Not by the log as well, and not of each account. A port without TLS is named as what it may be."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=ending_all, args=(listener,), daemon=True).start()
+        url = f"{'ldaps' if tls else 'ldap'}://127.0.0.1:{listener.getsockname()[1]}"
+        more = "" if tls else "allow_plaintext = true\n"
+        table = f'\n[[backends]]\ntype = "ldap"\nservers = ["{url}"]\n{more}user.base = "dc=test"\n'
+        path = set_up / "tokenissuer.toml"
+        path.write_text(path.read_text() + table)
+        code, out, err = run("check", "--account", "alice", "--config", path)
+    assert (code, err) == (1, "")
+    errors = [line for line in out.splitlines() if line.startswith("error")]
+    assert [url in line for line in errors] == [True, False]
+    assert "error: backend 'ldap': it does not answer, see above; until it does" in out
+    assert ("this port may speak no TLS (then use ldap:// with starttls = true)" in out) is tls
+
+
+def ending_all(listener: socket.socket) -> None:
+    """Read something on each connection, and end it."""
+    with contextlib.suppress(OSError):
+        while True:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
 
 
 def test_long_lists_of_groups_are_fetched_to_their_end(new_directory: NewDirectory, new_backend: NewBackend) -> None:

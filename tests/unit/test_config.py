@@ -91,6 +91,21 @@ def test_tables_that_are_missing_or_unknown_are_named(refused: Refused, text: st
     assert says in refused(text)
 
 
+def test_a_mistake_in_a_rule_names_its_line(refused: Refused) -> None:
+    """Of many rules one is found by its line."""
+    text = GOOD + '[[access]]\nauthenticated = true\nrepositories = ["a"]\nactions = ["pul"]\n'
+    line = text.rpartition("[[access]]")[0].count("\n") + 1
+    assert f"line {line}, [[access]] 2: " in refused(text)
+
+
+@pytest.mark.parametrize("name", ["access", "backends"])
+def test_the_first_of_several_tables_written_as_one_is_named(refused: Refused, name: str) -> None:
+    """TOML's own message names the second."""
+    text = replaced(f"[[{name}]]", f"[{name}]") + f"[[{name}]]\n"
+    line = text.partition(f"[{name}]")[0].count("\n") + 1
+    assert f"write [[{name}]] each time (line {line})" in refused(text)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable
@@ -236,6 +237,9 @@ def test_a_token_is_read_and_tried(run: Run, config: Path, typed: Callable[[str 
     typed(token)
     code, out, _ = run("inspect", "--config", config)
     assert code == 0
+    for answer in ({"token": token.strip(), "expires_in": 900}, {"access_token": token.strip()}):
+        typed(json.dumps(answer))
+        assert run("inspect", "--config", config) == (0, out, "")
     assert "allows    repository:team/app:pull" in out
     assert "subject   'alice'" in out
     assert f"accepted  by registries that have {config.parent / 'auth.crt'}, until 20" in out

@@ -65,18 +65,15 @@ def test_a_store_that_is_not_there_is_not_made(run: Run, tmp_path: Path) -> None
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 @pytest.mark.parametrize("foreign", ["file", "folder"])
-def test_a_store_of_another_user_is_named_with_its_owner(tmp_path: Path, foreign: str) -> None:
+def test_a_store_of_another_user_is_named_with_its_owner(open_folder: Path, foreign: str) -> None:
     """And with the user that serves."""
-    tmp_path.chmod(0o755)
     nobody = pwd.getpwnam("nobody")
-    folder = tmp_path / "state"
+    folder = open_folder / "state"
     folder.mkdir()
     path = folder / "refresh.sqlite3"
     if foreign == "file":
         os.chown(folder, nobody.pw_uid, nobody.pw_gid)
         path.touch(0o600)
-    for parent in tmp_path.parents[:3]:
-        parent.chmod(parent.stat().st_mode | 0o711)
     os.seteuid(nobody.pw_uid)
     try:
         with pytest.raises(ConfigurationError) as raised:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import time
 
 from tokenissuer.config import config_findings, find_config, load_config
@@ -22,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """report what is wrong with configuration, keys, files, backends and rules, one line each"""
+    # What backends log is among the findings.
+    logging.getLogger("tokenissuer").addHandler(logging.NullHandler())
     config = load_config(find_config(arguments.config))
     # First, while there is one thread: it forks.
     unusable = list(user_findings(config, arguments.user))

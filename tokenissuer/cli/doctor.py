@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """try everything that a client meets, from the registry to the account sources, and say what to change"""
+    # What backends log is among the findings.
+    logging.getLogger("tokenissuer").addHandler(logging.NullHandler())
     config = load_config(find_config(arguments.config))
     file = RegistryFile.load(arguments.registry_config) if arguments.registry_config else None
     registry = examination.registry_url(arguments.registry or (file.url if file else ""))

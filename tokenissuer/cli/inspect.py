@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -37,12 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """say what a token on standard input allows, and whether registries accept it; exit status 1 if one does not"""
     config = load_config(find_config(arguments.config))
-    text = sys.stdin.read(_MAX_TOKEN).strip()
+    text = _token(sys.stdin.read(_MAX_TOKEN).strip())
     try:
         header, claims = jwt.get_unverified_header(text), jwt.decode(text, options={"verify_signature": False})
     except (jwt.PyJWTError, ValueError, RecursionError):
         raise TokenIssuerError(
-            "standard input is not a token: three parts with dots between, as a client gets it"
+            "standard input is not a token: three parts with dots between, or the JSON answer with it"
         ) from None
     bundle = arguments.bundle or config.signing.certificate
     print(f"issuer    {claims.get('iss')!a}")
@@ -60,6 +61,15 @@ def run(arguments: argparse.Namespace) -> int:
     if not troubles:
         print(f"accepted  by registries that have {bundle}, until {_moment(claims.get('exp'))}")
     return 1 if troubles else 0
+
+
+def _token(text: str) -> str:
+    """Return the token in a token server's answer, or the text itself if it is none."""
+    try:
+        answer = json.loads(text)
+        return str(answer.get("token") or answer["access_token"])
+    except (ValueError, RecursionError, AttributeError, TypeError, KeyError):
+        return text
 
 
 def _entries(claims: Mapping[str, Any]) -> Iterator[str]:

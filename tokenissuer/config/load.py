@@ -35,6 +35,8 @@ SYSTEM_FILE: Final = Path("/etc/tokenissuer") / FILE_NAME
 # A header of an access rule; what looks like one in a text of several lines is rare, and costs a wrong number only.
 _ACCESS_TABLE: Final = re.compile(r"^[ \t]*\[\[[ \t]*[\"']?access[\"']?[ \t]*\]\]", re.MULTILINE)
 
+_SINGLE_TABLE: Final = re.compile(r"^[ \t]*\[[ \t]*(access|backends|test)[ \t]*\]", re.MULTILINE)
+
 
 def find_config(given: Path | None) -> Path:
     """Return the configuration file to use.
@@ -69,7 +71,11 @@ def load_config(path: Path | str) -> Config:
         text = read_text(path)
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{path}: not TOML: {error}") from None
+        hint = ""
+        # One such table was written as if there were one only; the error is at the next.
+        if (single := _SINGLE_TABLE.search(text)) and re.search(rf"\[\[\s*{single[1]}\s*\]\]", text):
+            hint = f"; write [[{single[1]}]] each time (line {text.count(chr(10), 0, single.start()) + 1})"
+        raise ConfigurationError(f"{path}: not TOML: {error}{hint}") from None
     return with_place(str(path), lambda: _decode_config(path, path.absolute().parent, table, text))
 
 
@@ -187,13 +193,14 @@ def _decode_rule(
     backends: Sequence[str],
     folder: Path,
 ) -> Rule:
-    where = f"[[access]] {number}"
+    line = lines[number - 1] if number <= len(lines) else 0
+    where = f"{f'line {line}, ' if line else ''}[[access]] {number}"
     options = decode(AccessOptions, table, where, folder)
     for service in options.services or ():
         _check_service(service, services, where)
     for backend in options.backends or ():
         _check_backend(backend, backends, where)
-    return options.rule(number, lines[number - 1] if number <= len(lines) else 0)
+    return options.rule(number, line)
 
 
 def _decode_test(

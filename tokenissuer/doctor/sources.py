@@ -40,14 +40,17 @@ def source_findings(config: Config, repository: str | None = None, account: str 
         try:
             may_grant = may_grant or backend.may_grant
             listing = listings[backend_config.name] = backend.listing()
-            yield from backend.diagnose()
+            told = list(backend.diagnose())
+            yield from told
             if listing:
                 yield from listing.findings(backend_config.name)
-            yield from _readiness(backend_config.name, backend)
+            readiness = list(_readiness(backend_config.name, backend, told))
+            yield from readiness
+            told += readiness
             if repository is not None:
                 yield from backend.diagnose(repository=repository)
             if account is not None:
-                found_by.append(list(backend.diagnose(account=account)))
+                found_by.append([each for each in backend.diagnose(account=account) if not _is_told(each.fact, told)])
         finally:
             backend.close()
     yield from _account_findings(found_by)
@@ -69,17 +72,20 @@ def _is_error(finding: Finding) -> bool:
     return finding.severity is Severity.ERROR
 
 
-def _readiness(name: str, backend: Backend) -> Findings:
+def _is_told(text: str, told: Sequence[Finding]) -> bool:
+    """Whether the fault that a text ends with is among the errors: one that is down repeats it."""
+    return any(_is_error(each) and text.endswith(each.fact.rpartition(": ")[2]) for each in told)
+
+
+def _readiness(name: str, backend: Backend, told: Sequence[Finding]) -> Findings:
     subject, watch = f"backend '{name}'", Stopwatch()
     try:
         backend.check()
     except BackendUnavailable as error:
-        yield Finding(
-            Severity.ERROR,
-            subject,
-            f"it does not answer: {error.reason}",
-            "until it does, logins are answered with 503",
+        reason = (
+            "it does not answer, see above" if _is_told(error.reason, told) else f"it does not answer: {error.reason}"
         )
+        yield Finding(Severity.ERROR, subject, reason, "until it does, logins are answered with 503")
     else:
         yield from slow_findings(subject, "it answers", watch.lap())
 
