@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.integration.conftest import Ran, program, run
+from tests.integration.conftest import Host, Ran, answers, program, registry_program, run
 from tests.integration.release.conftest import ROOT, pip
 from tokenissuer import load_config
 
@@ -21,6 +21,9 @@ pytestmark = pytest.mark.integration
 
 CHART = ROOT / "conf" / "chart"
 VARIANTS = ["", *sorted(path.name for path in (CHART / "ci").glob("*.yaml"))]
+#: The registry beside it.
+REGISTRY = ROOT / "conf" / "kubernetes-registry.yaml"
+PAGE = (ROOT / "docs" / "kubernetes.md").read_text()
 #: Kinds that Kubernetes itself does not know.
 FOREIGN = {"ServiceMonitor"}
 
@@ -74,7 +77,9 @@ def validator(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_kubernetes_knows_every_field(validator: list[str], variant: str, tmp_path: Path) -> None:
     """By the schemas of a version that the validator has, the newest."""
-    known = [document for kind, documents in objects(rendered(variant)).items() for document in documents]
+    # The variant without values stands for the files that the chart does not make, too.
+    text = rendered(variant) + ("" if variant else f"\n---\n{REGISTRY.read_text()}")
+    known = [document for documents in objects(text).values() for document in documents]
     known = [document for document in known if document["kind"] not in FOREIGN]
     file = tmp_path / "objects.yaml"
     file.write_text(yaml.safe_dump_all(known))
@@ -112,6 +117,76 @@ def test_what_belongs_together_agrees(variant: str) -> None:
     assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http"}
     # No secret is in anything that Helm makes: it keeps all that, and so does whoever reads it.
     assert "Secret" not in found
+
+
+def test_the_manual_shows_the_values_that_are_tested_here() -> None:
+    """The block of the page is the file, without its first line; every other block of values is taken by the chart."""
+    blocks = re.findall(r"(?s)```yaml\n(.*?)```", PAGE)
+    minimal, claim, refresh = blocks
+    assert minimal == (CHART / "ci" / "minimal-values.yaml").read_text().partition("\n")[2]
+    words = ["--set-json", f"refresh={json.dumps(yaml.safe_load(refresh)['refresh'])}"]
+    volumes = one(objects(rendered("minimal-values.yaml", *words)), "Deployment")["spec"]["template"]["spec"]["volumes"]
+    names = [volume["persistentVolumeClaim"]["claimName"] for volume in volumes if "persistentVolumeClaim" in volume]
+    assert names == [yaml.safe_load(claim)["metadata"]["name"]]
+
+
+def test_the_manual_makes_every_object_that_the_pods_need() -> None:
+    """Secrets, ConfigMaps and claims, under the names that are used, with the files that are read."""
+    lines = PAGE.replace("\\\n", " ")
+    made = dict(re.findall(r"(?m)^kubectl create (?:secret \w+|configmap) ([\w-]+) (.*)$", lines))
+    found = [*objects(rendered("minimal-values.yaml")).values(), *objects(REGISTRY.read_text()).values()]
+    documents = [document for each in found for document in each]
+    own = {(document["kind"], document["metadata"]["name"]) for document in documents}
+    for pod in [each["spec"]["template"]["spec"] for each in documents if each["kind"] == "Deployment"]:
+        for volume in pod["volumes"]:
+            if "secret" in volume:
+                assert volume["secret"]["secretName"] in made
+            if "configMap" in volume and ("ConfigMap", volume["configMap"]["name"]) not in own:
+                assert volume["configMap"]["name"] in made
+            if "persistentVolumeClaim" in volume:
+                assert ("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]) in own
+    for ingress in [each["spec"] for each in documents if each["kind"] == "Ingress"]:
+        (tls,) = ingress["tls"]
+        assert tls["secretName"] in made
+        assert tls["hosts"] == [rule["host"] for rule in ingress["rules"]] == ["registry.example.com"]
+    for files in (["auth.key", "auth.crt"], ["users.htpasswd"], ["registry.yml", "auth.crt"]):
+        assert any(all(f"set-up/{name}" in words for name in files) for words in made.values()), files
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    assert f"docker push mirror.example.com/tokenissuer:{version}\n" in PAGE
+
+
+def test_the_registry_beside_it_takes_its_file_and_its_variables(host: Host, tmp_path: Path) -> None:
+    """The program is started as in the pod, on the files that the page's `init` makes: names and certificate agree."""
+    command = registry_program(3)
+    (words,) = re.findall(r"(?m)^tokenissuer (init set-up .*)$", PAGE)
+    run(sys.executable, "-m", "tokenissuer", *words.replace("set-up", str(tmp_path / "set-up")).split()).succeeded()
+    (container,) = one(objects(REGISTRY.read_text()), "Deployment")["spec"]["template"]["spec"]["containers"]
+    address = f"127.0.0.1:{host.free_port()}"
+
+    def here(text: str) -> str:
+        for place, folder in (("/etc/tokenissuer", "set-up"), ("/var/lib/registry", "images")):
+            text = text.replace(place, str(tmp_path / folder))
+        return text.replace("0.0.0.0:5000", address)
+
+    # What `init` wrote is of the machine on which it ran; the variables must say where the files are in the pod.
+    file = tmp_path / "set-up" / "registry.yml"
+    file.write_text(file.read_text().replace(f"{tmp_path}/set-up/auth.crt", "/nowhere/auth.crt"))
+    env = {each["name"]: here(each["value"]) for each in container["env"]}
+    server = host.start("registry", command, *map(here, container["args"]), env=env)
+    server.wait_for(lambda: answers(f"http://{address}{container['readinessProbe']['httpGet']['path']}", 200)())
+    config = ("--config", str(tmp_path / "set-up" / "tokenissuer.toml"))
+    challenge = host.get(f"http://{address}/v2/").headers["www-authenticate"]
+    values = yaml.safe_load((CHART / "ci" / "minimal-values.yaml").read_text())["issuer"]
+    assert f'realm="{values["realm"]}",service="{values["services"][0]}"' in challenge
+    assert f'name = "{values["name"]}"' in (tmp_path / "set-up" / "tokenissuer.toml").read_text()
+    # The page's way to another key: the registry knows it after its restart.
+    run(sys.executable, "-m", "tokenissuer", "keys", "add", *config).succeeded()
+    switch = (sys.executable, "-m", "tokenissuer", "keys", "switch", "--registry", f"http://{address}", *config)
+    assert "does not accept" in run(*switch).failed()
+    server.stop()
+    server = host.start("registry", command, *map(here, container["args"]), env=env)
+    server.wait_for(lambda: answers(f"http://{address}/", 200)())
+    assert "accepts tokens of the next key" in run(*switch).succeeded()
 
 
 def test_two_pods_watched_by_prometheus(tmp_path: Path) -> None:
