@@ -148,6 +148,13 @@ def manual(step: int) -> str:
     return "".join(re.findall(r"(?s)```sh\n(.*?)```", part))
 
 
+def commands(page: str, heading: str) -> list[str]:
+    """The blocks of commands in a section of another page."""
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    (part,) = re.findall(rf"(?ms)^##+ {re.escape(heading)}\n(.*?)(?=^##|\Z)", text)
+    return re.findall(r"(?s)```sh\n(.*?)```", part)
+
+
 @pytest.fixture(scope="module")
 def debian(wheelhouse: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Debian]:
     """A fresh Debian with a checkout, a certificate and a source of Python packages."""
@@ -256,6 +263,81 @@ def test_a_configuration_that_cannot_be_used_is_named_and_the_socket_closes(debi
     # Mended, it starts again as it always does.
     debian.systemctl("start tokenissuer.socket tokenissuer").succeeded()
     assert "Login Succeeded" in debian.login(password).succeeded()
+
+
+def test_a_key_of_ones_own_can_be_read_by_the_service(debian: Debian, password: str) -> None:
+    """Made and put there with the manual's commands; `check` looks with the eyes of the service."""
+    make, put = commands("first-registry", "A key that you have already")
+    checked = debian.run(f"cd /root\n{make}\n{put}")
+    assert "auth.key" not in checked.stdout + checked.stderr, checked
+    debian.run("rm /etc/tokenissuer/jwks.json; systemctl restart docker-registry").succeeded()
+    assert wait_until(lambda: debian.login(password).code == 0, 30)
+    assert debian.run("stat -c '%U %G %a' /etc/tokenissuer/auth.key").stdout == "root tokenissuer 640\n"
+
+
+def test_a_key_that_is_a_credential(debian: Debian, password: str) -> None:
+    """The file is root's alone; the manual's commands name the copy, and keys follow one another."""
+    closed, again = commands("systemd", "Secrets as credentials")
+    config = "/etc/tokenissuer/tokenissuer.toml"
+    (key,) = re.findall(r'(?m)^key = "(/run/credentials/.*)"$', (ROOT / "docs" / "systemd.md").read_text())
+    debian.run(f"cp {config} /root/good.toml; cp /etc/systemd/system/tokenissuer.service /root").succeeded()
+    try:
+        debian.run(closed).succeeded()
+        paths = {"key": key, "certificate": "/etc/tokenissuer/auth.crt"}
+        edits = "; ".join(f's#^{name} = .*#{name} = "{path}"#' for name, path in paths.items())
+        debian.run(f"sed -i '{edits}' {config}").succeeded()
+        debian.run(again).succeeded()
+        assert wait_until(lambda: debian.login(password).code == 0, 30), debian.systemctl("status tokenissuer").stdout
+        assert debian.run("stat -c '%U %G %a' /etc/tokenissuer/auth.key").stdout == "root root 600\n"
+        (rotate,) = commands("keys", "With systemd's credentials")
+        add, switch, restart, _ = rotate.splitlines()
+        debian.run(f"{add}\nsystemctl restart docker-registry").succeeded()
+        assert wait_until(lambda: debian.run(switch).code == 0, 30)
+        debian.run(restart).succeeded()
+        assert wait_until(lambda: debian.login(password).code == 0, 30)
+    finally:
+        debian.run(
+            f"cat /root/good.toml >{config}; cp /root/tokenissuer.service /etc/systemd/system/; "
+            "chgrp tokenissuer /etc/tokenissuer/auth.key; chmod 640 /etc/tokenissuer/auth.key; "
+            "systemctl daemon-reload; systemctl restart tokenissuer"
+        ).succeeded()
+
+
+def test_the_socket_can_have_another_address(debian: Debian, password: str) -> None:
+    """As on the second of several machines; here the network is that of the machine itself."""
+    _, move = commands("servers", "Set up the second machine")
+    try:
+        debian.run(move.replace("10.0.0.2", "127.0.0.2")).succeeded()
+        assert debian.run("exec 3<>/dev/tcp/127.0.0.2/5001").code == 0
+        assert "refused" in debian.run("exec 3<>/dev/tcp/127.0.0.1/5001").failed()
+        assert debian.systemctl("is-active tokenissuer").code == 0
+    finally:
+        debian.run(
+            "rm -r /etc/systemd/system/tokenissuer.socket.d; systemctl daemon-reload; "
+            "systemctl stop tokenissuer.socket tokenissuer; systemctl start tokenissuer.socket tokenissuer"
+        ).succeeded()
+    assert "Login Succeeded" in debian.login(password).succeeded()
+
+
+def test_a_backup_brings_everything_back(debian: Debian, password: str) -> None:
+    """All that the manual's steps 2 to 5 made is taken away, and unpacked again; the old password and logins count."""
+    backup, store = commands("backup", "What must be kept")
+    (restore,) = commands("backup", "Restore")
+    sessions = "tokenissuer sessions list --config /etc/tokenissuer/tokenissuer.toml"
+    debian.login(password).succeeded()
+    before = debian.run(sessions).succeeded()
+    has_sqlite = debian.run("command -v sqlite3").code == 0
+    debian.run(backup + (store if has_sqlite else "")).succeeded()
+    debian.run(
+        "systemctl disable --now tokenissuer.socket tokenissuer docker-registry; systemctl stop nginx; "
+        "rm -r /etc/tokenissuer /var/lib/tokenissuer /etc/nginx/ssl /etc/nginx/sites-*/registry "
+        "/etc/docker/registry/config.yml /etc/systemd/system/tokenissuer.*; systemctl daemon-reload; "
+        "systemctl start nginx"
+    ).succeeded()
+    debian.run(restore).succeeded()
+    assert wait_until(lambda: debian.login(password).code == 0, 30)
+    if has_sqlite:
+        assert before.splitlines()[0][:12] in debian.run(sessions).succeeded()
 
 
 class TestWithoutSystemd:
