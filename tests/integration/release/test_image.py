@@ -354,6 +354,15 @@ def test_the_compose_set_up_serves_a_login_from_outside(
     assert site.ask(near, "admin", site.password) == 200
     requests = [json.loads(line) for line in re.findall(r'(?m)\| (\{.*"method".*\})\s*$', logs())]
     assert {entry["client"] for entry in requests if entry["path"] == "/jwt/auth"} == {near, far}
+    # The manual's way to another key.
+    page = (ROOT / "docs" / "containers.md").read_text().replace("\\\n", " ")
+    rotate = re.findall(r"(?m)^docker compose (.* keys .*|restart registry)$", page)
+    assert len(rotate) == 3
+    for words in rotate:
+        typed = shlex.split(words)
+        # The registry takes a moment to start again.
+        assert wait_until(lambda: site.compose(*typed).code == 0, 30), words  # noqa: B023
+    assert "Login Succeeded" in run(*login, stdin=site.password, env=env).succeeded()
     # Nothing else of the issuer can be reached, and its containers have no privileges.
     for name in ("tokenissuer", "registry", "nginx"):
         container = site.engine.inspect(site.compose("ps", "-q", name).succeeded().strip())
