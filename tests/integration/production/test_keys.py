@@ -219,6 +219,28 @@ def test_with_an_authority_of_ones_own_registries_never_change(
         load.wait_for(2)
 
 
+def test_a_stolen_key_is_good_for_nothing_after_the_manuals_commands(
+    production: Production, host: Host, new_client: Callable[[], Client], generation: int
+) -> None:
+    """The registry is restarted twice; then a token of the old key is refused although its time is not over."""
+    issuer = production.issuer("set-up")
+    production.serve(issuer)
+    (replica,) = production.replicas(issuer, generation, 1)
+    stolen = {"Authorization": f"Bearer {production.direct(issuer).ask().json()['token']}"}
+    (script,) = manual("Somebody may have read the key", issuer.folder)
+    script = production.fill_in(script, {"http://127.0.0.1:5000": f"http://{replica.address}"})
+    path = os.pathsep.join([str(Path(host.tokenissuer()).parent), os.environ["PATH"]])
+    for line in script.splitlines():
+        assert production.ask_registry(replica.address, stolen) == 200, line
+        if line.startswith("#"):
+            replica.restart()
+        else:
+            env = {"PATH": path, "TOKENISSUER_CONFIG": str(issuer.config)}
+            host.run("/bin/bash", "-ec", line, env=env).succeeded()
+    assert production.ask_registry(replica.address, stolen) == 401
+    new_client().login(replica.address, "alice", issuer.passwords["alice"]).succeeded()
+
+
 def test_a_registry_with_a_jwk_set_follows_too(
     production: Production, host: Host, keys: Callable[..., Ran], new_client: Callable[[], Client]
 ) -> None:
