@@ -349,8 +349,9 @@ def test_a_server_that_does_not_prove_who_it_is_gets_no_password(
     slapd = new_slapd(certificate=certificate)
     before = slapd.binds()
     backend = new_backend(slapd.plain if starttls else slapd.tls, starttls=starttls, allow_plaintext=False)
-    with pytest.raises(BackendUnavailable, match="certificate is not trusted"):
+    with pytest.raises(BackendUnavailable, match="certificate is not trusted") as raised:
         backend.authenticate("alice", "pw-alice")
+    assert ("set 'ca_file' to" in raised.value.reason) is (certificate == "untrusted")
     # The two questions to the monitor bind, and nobody else.
     assert slapd.binds() == before + 1
 
