@@ -6,6 +6,7 @@ Docker codes: https://distribution.github.io/distribution/spec/api/#errors-2
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Final
 
 
@@ -74,7 +75,7 @@ class InvalidCredentials(RequestError):
         reason: see `RequestError`.
         is_guess: False if the password cannot have been a guess, such as a machine's token or an empty text. The rate
             limit does not count it then.
-        is_counted: whether the account source counts it, and refuses this whole server after too many within a minute.
+        is_counted: whether the account source has counted it now (`Backend.bans_servers`).
     """
 
     status = 401
@@ -186,9 +187,14 @@ class TooManyAttempts(RequestError):
 
     Args:
         retry_after: seconds until one more is allowed.
-        limit: which was reached, for the log: `account`, `address`, `source`, or `anonymous` for questions without a
-            login.
+        limit: which was reached, for the log: `account`, `address`, `source`, `turn` for logins that wait for others
+            from their address, or `anonymous` for questions without a login.
     """
+
+    WHAT: ClassVar[Mapping[str, str]] = {
+        "anonymous": "requests without a login for what is not public",
+        "turn": "logins at once",
+    }
 
     status = 429
     oauth_error = "temporarily_unavailable"
@@ -197,10 +203,10 @@ class TooManyAttempts(RequestError):
     def __init__(self, retry_after: int, limit: str) -> None:
         self.retry_after = retry_after
         self.limit = limit
-        what = "wrong passwords" if limit != "anonymous" else "requests without a login for what is not public"
+        what = self.WHAT.get(limit, "wrong passwords")
         super().__init__(
-            f"too many {what} from your address; try again in {retry_after} seconds",
-            reason=f"too many different {what} (limit: {limit})",
+            f"too many {what} from your address; try again in {retry_after} second{'s' if retry_after > 1 else ''}",
+            reason=f"too many {what} (limit: {limit})",
         )
 
 

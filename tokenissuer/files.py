@@ -1,4 +1,4 @@
-"""Files: read without what starts them invisibly, replaced as a whole by one process at a time; whose they are."""
+"""Files: read without invisible characters at their beginning, replaced as a whole; whose they are."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 
 def replace_file(path: Path, content: bytes, like: Path) -> None:
-    """Replace a file atomically, in a folder that is locked.
+    """Replace a file atomically. Two processes must not do so at once: `locked_folder`.
 
     Args:
         path: the file. A link stays a link: the file it points to is replaced.

@@ -22,7 +22,7 @@ _NODE: Final = re.compile(r"\[(?P<v6>[^\]]+)\](?::\w+)?|(?P<v4>[0-9.]+)(?::\w+)?
 # Bits before an IPv4 address that is written as an IPv6 one (RFC 4291, 2.5.5.2).
 _MAPPED_BITS: Final = 96
 
-_USER: Final = re.compile(r"[^/\s]*@")
+_USER: Final = re.compile(r"(?<=//).*@|^[^/]*@")
 
 _CERTIFICATE: Final = re.compile(rb"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
 

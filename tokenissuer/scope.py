@@ -33,9 +33,9 @@ _ACTION: Final = re.compile(r"[a-z]{1,32}|\*", re.ASCII)
 
 _TEXT_OF: Final = attrgetter("text")
 #: Characters of a request's scopes that are remembered.
-MAX_REMEMBERED: Final = 2048
+REMEMBERED_LENGTH: Final = 2048
 #: Requests whose scopes are remembered.
-REMEMBERED: Final = 1024
+REMEMBERED_REQUESTS: Final = 1024
 
 _SPACE: Final = re.compile(r"[ \t\r\n\f\v]+")
 
@@ -94,7 +94,7 @@ def parse_scopes(values: Iterable[str]) -> tuple[Access, ...]:
     """
     values = tuple(values)
     # Clients send the same few scopes again and again. Long ones are not remembered: they would fill memory.
-    return _remembered(values) if sum(map(len, values)) <= MAX_REMEMBERED else _parse(values)
+    return _remembered(values) if sum(map(len, values)) <= REMEMBERED_LENGTH else _parse(values)
 
 
 def _parse(values: tuple[str, ...]) -> tuple[Access, ...]:
@@ -113,7 +113,7 @@ def _parse(values: tuple[str, ...]) -> tuple[Access, ...]:
     return tuple(Access(*resource, frozenset(actions)) for resource, actions in merged.items())
 
 
-_remembered: Final = lru_cache(maxsize=REMEMBERED)(_parse)
+_remembered: Final = lru_cache(maxsize=REMEMBERED_REQUESTS)(_parse)
 
 
 def _split_scope(text: str) -> tuple[str, str, Sequence[str]]:

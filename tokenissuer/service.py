@@ -209,7 +209,7 @@ class TokenService:
             )
         if self._throttle is None:
             return self.chain.authenticate(name, password)
-        return self._throttle.run(name, password, address, lambda: self.chain.authenticate(name, password))
+        return self._throttle.run(name, password, address, lambda turn: self.chain.authenticate(name, password, turn))
 
     def _refresh_token(self, request: TokenRequest, service: str, login: Login) -> str:
         """Return the refresh token for the answer: a new one after a password, else the same one again."""

@@ -70,7 +70,7 @@ class GitLabBackend(Backend):
         return self._options.grants
 
     @property
-    def may_ban(self) -> bool:
+    def bans_servers(self) -> bool:
         """Whether wrong logins go to GitLab's token endpoint, which counts them: `rack_attack`."""
         return self._options.mode == "jwt"
 
@@ -110,7 +110,7 @@ class GitLabBackend(Backend):
         """Prove that GitLab answers, and not tokenissuer in its place."""
         self._report.greeting()
         if self._options.grants and self._options.mode == "api":
-            self._report.has_endpoint()
+            self._report.has_endpoint()  # raises if GitLab does not answer
 
     def diagnose(self, account: str = "", repository: str = "") -> Findings:
         """Report on GitLab itself, or on the project of a repository."""

@@ -1,4 +1,4 @@
-"""What `tokenissuer check` says of a GitLab."""
+"""What a GitLab says of itself: for `tokenissuer check`, and whether it can be asked now."""
 
 from __future__ import annotations
 

@@ -69,6 +69,12 @@ class HtpasswdBackend(Backend):
         self._hashes: Final = self._passwords.hashes
         self._stand_ins: Final = tuple(self._hashes.values()) or (_STAND_IN,)
         self._groups: Final = read_groups(options.groups) if options.groups is not None else {}
+        self._listing: Final = Listing(
+            frozenset(self._hashes.keys() | self._passwords.unusable.keys()),
+            frozenset().union(*self._groups.values()),
+            {name: f"{options.path}, {reason}" for name, reason in self._passwords.unusable.items()},
+            tuple(f"{options.path}, {line}" for line in self._passwords.ignored),
+        )
         # More hashes at once than processors take no less time, and keep every other request from its turn.
         self._processors: Final = threading.BoundedSemaphore(os.cpu_count() or 1)
 
@@ -103,12 +109,7 @@ class HtpasswdBackend(Backend):
 
     def listing(self) -> Listing:
         """Return all accounts and groups."""
-        return Listing(
-            frozenset(self._hashes.keys() | self._passwords.unusable.keys()),
-            frozenset().union(*self._groups.values()),
-            {name: f"{self._options.path}, {reason}" for name, reason in self._passwords.unusable.items()},
-            tuple(f"{self._options.path}, {line}" for line in self._passwords.ignored),
-        )
+        return self._listing
 
     def diagnose(self, account: str = "", repository: str = "") -> Findings:
         """Report weak hashes, file permissions, and group members that are no accounts."""

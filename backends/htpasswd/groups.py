@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from tokenissuer import ConfigurationError, read_file
+from tokenissuer import ConfigurationError, fold, read_file
 from tokenissuer_backends.htpasswd.lines import LONG_COMMENT, lines_of
 
 # A word, or several in quotes: https://httpd.apache.org/docs/2.4/mod/mod_authz_groupfile.html
@@ -31,7 +31,7 @@ def read_groups(path: Path) -> Mapping[str, frozenset[str]]:
         try:
             group, members = _parse(raw.decode("utf-8"))
             # Rules ignore case, so these would be one group, with the members of both.
-            if (other := spelled.setdefault(group.casefold(), group)) != group:
+            if (other := spelled.setdefault(fold(group), group)) != group:
                 raise ValueError(f"'{group}' differs only in capitals from the group '{other}'; write both the same")
         except UnicodeDecodeError:
             troubles.append(f"line {number}: not UTF-8; save the file as UTF-8")
@@ -61,7 +61,7 @@ def _parse(line: str) -> tuple[str, list[str]]:
         quoted = found["double"] if found["double"] is not None else found["single"]
         members.append(found["plain"] if quoted is None else _ESCAPE.sub(r"\1", quoted))
         position = found.end()
-    # A mark at the start of a file that was put behind another one would make another group of the first line's.
+    # If a file that begins with a byte order mark was appended to another, the mark is in front of a group's name.
     if unseen := next((text for text in (group, *members) if not text.isprintable()), None):
         raise ValueError(f"{unseen!a} has a character that nobody sees; write the line again")
     return group, members

@@ -13,21 +13,22 @@ def lines_of(content: bytes) -> Iterator[tuple[int, bytes]]:
     """Return the number and the text of each line that is neither empty nor a comment.
 
     Blanks around a line do not count, and a line that ends with a backslash goes on in the next one
-    (`ap_cfg_getline` in Apache's httpd). A comment that does so is returned: few mean that it takes a line with it.
+    (`ap_cfg_getline` in Apache's httpd). A comment that does so is returned too, so that it can be reported: it hides
+    the next line.
     """
-    begun, start = b"", 0
-    for number, raw in enumerate(content.split(b"\n"), 1):
+    pieces: list[bytes] = []
+    numbered = list(enumerate(content.split(b"\n"), 1))
+    for number, raw in numbered:
         line = raw.removesuffix(b"\r")
-        start = start or number
-        if is_continued(line):
-            begun += line[:-1]
+        is_open = is_continued(line)
+        pieces.append(line[:-1] if is_open else line)
+        if is_open and number < len(numbered):
             continue
-        text = (begun + line).strip()
-        if text and (number > start or not text.startswith(b"#")):
-            yield start, text
-        begun, start = b"", 0
-    if (text := begun.strip()) and not text.startswith(b"#"):
-        yield start, text
+        text = b"".join(pieces).strip()
+        hides = pieces[0].lstrip().startswith(b"#") and any(piece.strip() for piece in pieces[1:])
+        if text and (hides or not text.startswith(b"#")):
+            yield number - len(pieces) + 1, text
+        pieces = []
 
 
 def is_continued(line: bytes) -> bool:

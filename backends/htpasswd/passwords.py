@@ -49,7 +49,7 @@ def read_passwords(content: bytes) -> Passwords:
         known = name.strip()
         if raw.startswith(b"#"):
             ignored.append(f"line {number}: {LONG_COMMENT}")
-        elif not colon or not _NAME.fullmatch(known) or _UNREADABLE in known:
+        elif not colon or not _NAME.fullmatch(known) or _UNREADABLE in known or not known.isprintable():
             ignored.append(f"line {number}: not a line of name:hash in UTF-8; remove it, or write it again")
         elif known in numbers:
             ignored.append(f"line {number}: '{known}' is in line {numbers[known]} already, which counts; remove one")

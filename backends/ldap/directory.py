@@ -216,5 +216,7 @@ def _discovery(options: LdapOptions) -> Discovery:
         # Its package is installed only where it is used.
         from tokenissuer_backends.ldap.discovery import Discovery
     except ImportError:
-        raise ConfigurationError("srv:// needs one more package; run: pip install 'tokenissuer[srv]'") from None
+        raise ConfigurationError(
+            "srv:// needs one more package: install tokenissuer with [srv], as in pip install '.[srv]'"
+        ) from None
     return Discovery(options.domain, options.starttls)

@@ -47,6 +47,8 @@ _ALGORITHMS: Final[Mapping[tuple[str, str], Sequence[str]]] = {
 }
 _PUBLIC: Final = ("kty", "crv", "n", "e", "x", "y")
 
+_UNDER_WAY: Final = "the provider's keys are still being fetched"
+
 _log: Final = logging.getLogger("tokenissuer.backends.oidc")
 
 
@@ -109,8 +111,9 @@ class ProviderKeys:
         self._keys: Sequence[Key] = ()
         self._fetched = self._tried = float("-inf")
         self._trouble = ""
-        self._done: Final = threading.Event()
-        self._done.set()
+        # Of the last fetch, and when it began.
+        self._done = threading.Event()
+        self._began = float("-inf")
 
     def current(self) -> Sequence[Key]:
         """Return all keys.
@@ -119,10 +122,11 @@ class ProviderKeys:
             BackendUnavailable: if there are none that are recent enough.
         """
         if time.monotonic() - self._fetched > KEYS_FRESH:
-            # Without a wait while the keys that are here are good.
-            self._fetch(2 * TIMEOUT if self._are_too_old() else 0)
+            # While the keys that are here are good, nobody waits but the one that fetches new ones.
+            is_old = self._are_too_old()
+            self._fetch(2 * TIMEOUT if is_old else UNKNOWN_WAIT, joins=is_old)
         if self._are_too_old():
-            raise BackendUnavailable(self._trouble or "the keys are still being fetched", retry_after=RETRY)
+            raise BackendUnavailable(self._trouble or _UNDER_WAY, retry_after=RETRY)
         return self._keys
 
     def candidates(self, key_id: str) -> Iterator[Key]:
@@ -135,30 +139,42 @@ class ProviderKeys:
         yield from _matching(keys, key_id)
         if key_id and any(key.id == key_id for key in keys):
             return
-        self._fetch(UNKNOWN_WAIT)
+        self._fetch(UNKNOWN_WAIT, joins=True)
         if self._keys is not keys:
             yield from _matching(self._keys, key_id)
-        if self._trouble or not self._done.is_set():
+        if self._trouble or self._is_fetching():
             # Nobody knows whether a key that is not here is one of its.
-            raise BackendUnavailable(self._trouble or "the keys are still being fetched", retry_after=REFETCH)
+            raise BackendUnavailable(self._trouble or _UNDER_WAY, retry_after=REFETCH)
 
     def _are_too_old(self) -> bool:
         return time.monotonic() - self._fetched > KEYS_LAST
 
-    def _fetch(self, seconds: float) -> None:
+    def _is_fetching(self) -> bool:
+        # One that began long ago was another process's, which this one was forked from.
+        return not self._done.is_set() and time.monotonic() - self._began < 4 * TIMEOUT
+
+    def _fetch(self, seconds: float, *, joins: bool) -> None:
         """Fetch the keys again, unless that was tried a short while ago.
 
         Args:
-            seconds: how long to wait for them. The thread that fetches them ends after `TIMEOUT` in any case.
+            seconds: how long to wait for them.
+            joins: whether to wait for a fetch that another login has begun.
         """
         with self._lock:
             pause = RETRY if self._are_too_old() else REFETCH
-            if self._done.is_set() and time.monotonic() - self._tried > pause:
-                self._done.clear()
-                threading.Thread(target=self._renew, daemon=True).start()
-        self._done.wait(seconds)
+            begins = not self._is_fetching() and time.monotonic() - self._tried > pause
+            if begins:
+                self._done, self._began = threading.Event(), time.monotonic()
+                try:
+                    threading.Thread(target=self._renew, args=(self._done,), daemon=True).start()
+                except RuntimeError:
+                    self._done.set()
+                    raise BackendUnavailable("no thread can be started to fetch the provider's keys") from None
+            done = self._done
+        if begins or (joins and self._is_fetching()):
+            done.wait(seconds)
 
-    def _renew(self) -> None:
+    def _renew(self, done: threading.Event) -> None:
         trouble = "the keys could not be fetched"
         try:
             self._keys, trouble = self._published(), ""
@@ -171,7 +187,7 @@ class ProviderKeys:
             if trouble != self._trouble:
                 _log.warning("keys of %s: %s", self._issuer, trouble or "they can be fetched again")
             self._trouble = trouble
-            self._done.set()
+            done.set()
 
     def _published(self) -> Sequence[Key]:
         deadline = Deadline.after(TIMEOUT)

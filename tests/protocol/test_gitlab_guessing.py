@@ -10,12 +10,12 @@ from ipaddress import ip_address
 
 import pytest
 
-from tests.support.accounts import logged_in
 from tests.support.gitlab import asking, serving
 from tests.support.machine import wait_until
 from tokenissuer.accounts import throttle as throttle_module
+from tokenissuer.accounts.backend import Account, Backend
 from tokenissuer.accounts.cache import CachedBackend, CacheOptions
-from tokenissuer.accounts.chain import Chain, Login
+from tokenissuer.accounts.chain import Chain
 from tokenissuer.accounts.throttle import Throttle, ThrottleOptions
 from tokenissuer.errors import InvalidCredentials, TooManyAttempts
 from tokenissuer.options import Secret
@@ -23,7 +23,7 @@ from tokenissuer.options import Secret
 
 def throttle(account: int = 3, address: int = 9, redis: str = "") -> Throttle:
     options = ThrottleOptions(account, address, 60, Secret(redis) if redis else None)
-    return Throttle(options, b"k" * 32, may_ban=True)
+    return Throttle(options, b"k" * 32)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_wrong_tokens_from_one_address_stay_below_the_ban_of_gitlab() -> None:
 
         def login(name: str, password: str, address: str = "192.0.2.1") -> str:
             try:
-                limit.run(name, password, ip_address(address), lambda: chain.authenticate(name, password))
+                limit.run(name, password, ip_address(address), lambda turn: chain.authenticate(name, password, turn))
             except (InvalidCredentials, TooManyAttempts) as error:
                 return type(error).__name__
             return "in"
@@ -81,7 +81,7 @@ def test_neither_twice_at_once_nor_many_networks_get_past_the_limit() -> None:
         def login(number: int, address: str) -> None:
             name, password = f"user{number}", f"glpat-{number:020d}"
             with contextlib.suppress(InvalidCredentials, TooManyAttempts):
-                limit.run(name, password, ip_address(address), lambda: chain.authenticate(name, password))
+                limit.run(name, password, ip_address(address), lambda turn: chain.authenticate(name, password, turn))
 
         for number in range(20):
             threads = [threading.Thread(target=login, args=(number, "192.0.2.1")) for _ in range(2)]
@@ -107,7 +107,7 @@ def test_a_burst_of_wrong_logins_stays_below_the_limit_too() -> None:
 
         def login(name: str, password: str, address: str) -> str:
             try:
-                limit.run(name, password, ip_address(address), lambda: chain.authenticate(name, password))
+                limit.run(name, password, ip_address(address), lambda turn: chain.authenticate(name, password, turn))
             except (InvalidCredentials, TooManyAttempts) as error:
                 return type(error).__name__
             return "in"
@@ -120,27 +120,65 @@ def test_a_burst_of_wrong_logins_stays_below_the_limit_too() -> None:
             counts = Counter(answer.result() for answer in wrong)
         assert counts == {"InvalidCredentials": 9, "TooManyAttempts": 51}
         assert gitlab.asked("/jwt/auth") - before == 9
-        assert limit._trying == {}
+        assert limit._trying == limit._at_source == {}
+
+
+def test_a_remembered_refusal_does_not_count_again() -> None:
+    """A push of twenty layers with one stale token is one wrong login for GitLab."""
+    with serving() as gitlab, asking(gitlab, mode="jwt", issuer="gitlab-issuer") as backend:
+        good = gitlab.token(gitlab.user("bob"), "read_registry")
+        chain = Chain([CachedBackend("gitlab", backend)])
+        limit = throttle(account=100, address=1000)
+
+        def login(name: str, password: str) -> None:
+            limit.run(name, password, ip_address("192.0.2.1"), lambda turn: chain.authenticate(name, password, turn))
+
+        with ThreadPoolExecutor(5) as threads:
+            layers = [threads.submit(login, "alice", "glpat-" + "x" * 20) for _ in range(20)]
+            assert {type(layer.exception()) for layer in layers} == {InvalidCredentials}
+        login("bob", good)
+
+
+class Hangs(Backend):
+    """Its source answers when the test lets it."""
+
+    bans_servers = True
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.goes_on = threading.Event()
+
+    def authenticate(self, username: str, password: str) -> Account:
+        self.asked.append(username)
+        self.goes_on.wait(20)
+        return Account(username)
 
 
 def test_a_login_that_waits_too_long_for_its_turn_is_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """GitLab hangs."""
-    monkeypatch.setattr(throttle_module, "_TURN_WAIT", 0.2)
-    limit, goes_on = throttle(account=100, address=1000), threading.Event()
+    """GitLab hangs. Whoever is remembered or comes from elsewhere does not wait."""
+    monkeypatch.setattr(throttle_module, "_TURN_WAIT", 0.5)
+    limit, backend = throttle(account=100, address=1000), Hangs()
+    chain = Chain([CachedBackend("gitlab", backend, places=40)])
 
-    def hang() -> Login:
-        goes_on.wait(20)
-        return logged_in("alice")
+    def login(name: str, at: str = "192.0.2.1") -> str:
+        return limit.run(name, "x", ip_address(at), lambda turn: chain.authenticate(name, "x", turn)).account.name
 
-    with ThreadPoolExecutor(9) as threads:
+    backend.goes_on.set()
+    assert login("known") == "known"
+    backend.goes_on.clear()
+    with ThreadPoolExecutor(40) as threads:
         for number in range(9):
-            threads.submit(limit.run, f"user{number}", "x", ip_address("192.0.2.1"), hang)
-        assert wait_until(lambda: len(limit._trying) == 9 + 1)
-        with pytest.raises(TooManyAttempts) as caught:
-            limit.run("user10", "x", ip_address("192.0.2.1"), hang)
-        assert (caught.value.limit, caught.value.retry_after) == ("source", 1)
-        goes_on.set()
-    assert limit._trying == {}
+            threads.submit(login, f"user{number}")
+        assert wait_until(lambda: len(backend.asked) == 1 + 9)
+        late = [threads.submit(login, f"late{number}") for number in range(20)]
+        assert login("known") == "known"
+        other = threads.submit(login, "other", "192.0.2.2")
+        assert wait_until(lambda: "other" in backend.asked)
+        limits = [error.limit for each in late if isinstance(error := each.exception(), TooManyAttempts)]
+        assert limits == ["turn"] * 20
+        backend.goes_on.set()
+        assert other.result() == "other"
+    assert limit._trying == limit._at_source == {}
 
 
 def test_jobs_do_not_count_for_the_ban_of_gitlab() -> None:
@@ -155,5 +193,5 @@ def test_jobs_do_not_count_for_the_ban_of_gitlab() -> None:
                     "gitlab-ci-token",
                     token,
                     ip_address("192.0.2.1"),
-                    lambda token=token: chain.authenticate("gitlab-ci-token", token),  # type: ignore[misc]
+                    lambda turn, token=token: chain.authenticate("gitlab-ci-token", token, turn),  # type: ignore[misc]
                 )

@@ -47,6 +47,7 @@ def test_the_address_alone_is_enough() -> None:
         ({}, "'url' is missing"),
         ({"url": ""}, "'url'"),
         ({"url": "ci:planted@gitlab.example.com"}, "'url' is '***@gitlab.example.com'"),
+        ({"url": "ftp://ci:pl/an ted@gitlab.example.com"}, "'url' is 'ftp://***@gitlab.example.com'"),
         ({"url": "gitlab.example.com"}, "whole address"),
         ({"url": "ftp://gitlab.example.com"}, "whole address"),
         ({"url": "https://"}, "whole address"),

@@ -497,7 +497,7 @@ def test_explain_finds_an_account_whose_password_has_no_stamp(
     new_directory: NewDirectory, set_up: Path, run: Run
 ) -> None:
     """As `check` does, by what somebody types: such an account gets no refresh token, and can log in all the same."""
-    directory = new_directory(entries={ALICE: {"uid": ["Alice"], "memberOf": ["cn=dev,ou=groups,dc=test"]}})
+    directory = new_directory(entries={ALICE: {"uid": ["Bertha"], "memberOf": ["cn=dev,ou=groups,dc=test"]}})
     path = set_up / "tokenissuer.toml"
     ldap = f"""
         [[backends]]
@@ -514,12 +514,17 @@ def test_explain_finds_an_account_whose_password_has_no_stamp(
     """
     path.write_text(path.read_text() + textwrap.dedent(ldap))
     for more in ([], ["--backend", "ldap"]):
-        code, out, err = run("explain", "--account", "ALICE", *more, "repository:team/app:pull", "--config", path)
+        code, out, err = run("explain", "--account", "BERTHA", *more, "repository:team/app:pull", "--config", path)
         assert (code, err) == (0, "")
-        assert "account 'alice' of backend 'ldap', groups: dev" in out
-    _, checked, _ = run("check", "--account", "ALICE", "--config", path)
-    assert "account name: alice" in checked
+        assert "account 'bertha' of backend 'ldap', groups: dev" in out
+    _, checked, _ = run("check", "--account", "BERTHA", "--config", path)
+    assert "account name: bertha" in checked
     assert "1 groups: dev" in checked
+    # The password file, which comes first, has an alice too.
+    directory.entries[ALICE]["uid"] = ["Alice"]
+    code, out, _ = run("explain", "--account", "ALICE", "repository:team/app:pull", "--config", path)
+    assert code == 1
+    assert "'alice' is an account of the backend 'htpasswd', which comes first" in out
 
 
 @pytest.mark.parametrize(

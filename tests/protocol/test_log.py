@@ -219,6 +219,7 @@ def test_a_denial_names_the_rule_or_says_that_there_is_none(
         ("Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiJ4In0.", "Bearer eyJhbGci... (36 characters, perhaps a token)"),
         ("somebody.with-a.long-name@example.com", "somebody.with-a.long-name@example.com"),
         ("gitlab-ci-token", "gitlab-ci-token"),
+        ("global-container-registry-robot", "global-container-registry-robot"),
     ],
 )
 def test_a_token_in_the_place_of_the_name_is_not_shown(

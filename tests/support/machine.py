@@ -6,7 +6,9 @@ import itertools
 import os
 import random
 import socket
+import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 
 
@@ -29,9 +31,30 @@ numbers = port_numbers(
 )
 
 
+# Other runs of the tests on this machine have the same numbers: each claims what it gives, for as long as a server may
+# take to start. A name of Linux that is no file; it is gone with the process.
+claims: deque[socket.socket] = deque()
+
+
 def free_port() -> int:
     """A port nobody listens on, and that nobody else in these tests is about to listen on."""
-    return next(port for port in numbers if is_free(port))
+    return next(port for port in numbers if is_free(port) and claim(port))
+
+
+def claim(port: int) -> bool:
+    """Whether no other run of the tests has been given the port lately."""
+    if sys.platform != "linux":
+        return True
+    name = socket.socket(socket.AF_UNIX)
+    try:
+        name.bind(f"\0tokenissuer tests: port {port}")
+    except OSError:
+        name.close()
+        return False
+    claims.append(name)
+    while len(claims) > 100:
+        claims.popleft().close()
+    return True
 
 
 def is_free(port: int) -> bool:

@@ -70,30 +70,50 @@ def test_the_first_that_knows_the_name_decides(
 
 
 class Letters(Told):
-    """Knows one account, and only in the spelling it has there."""
+    """Knows accounts only in the spelling that it has."""
 
-    def authenticate(self, username: str, password: str) -> Account:
-        self.asked.append((username, password))
-        if username != "robot":
-            raise UnknownAccount
-        if password != "robot-right":
+    def __init__(self, *names: str) -> None:
+        super().__init__(UnknownAccount())
+        self.names = names
+
+    def lookup(self, name: str, password: str) -> Account:
+        if name not in self.names:
             raise InvalidCredentials
-        return Account("robot")
+        return Account(name)
 
 
 def test_another_spelling_is_not_the_way_to_become_an_earlier_backends_account() -> None:
-    """The second backend folds names as GitLab and directories do, and users choose them there."""
-    robots, people = Letters(Account("robot")), Told(Account("robot"))
-    with pytest.raises(InvalidCredentials):
-        chain(robots, people).authenticate("ROBOT", "people-right")
-    assert robots.asked == [("ROBOT", "people-right"), ("robot", "people-right")]
-    login = chain(robots, people).authenticate("ROBOT", "robot-right")
-    assert login.backend.backend is robots
+    """A later backend folds names as GitLab and directories do, and users choose them there."""
+    robots, people = Letters("robot"), Told(Account("robot"))
+    with pytest.raises(InvalidCredentials) as caught:
+        chain(Letters(), robots, Told(UnknownAccount()), people).authenticate("ROBOT", "right")
+    assert caught.value.reason == "'robot' is an account of the backend 'b1', which comes first"
+    assert not caught.value.is_guess
+    # The password is not sent under another name than the typed one: it would count there.
+    assert robots.asked == [("ROBOT", "right")]
     # A job types one name for all, and rules for its user's name do not apply to it.
     people.answer = Account("robot", delegated=True)
-    assert chain(robots, people).authenticate("gitlab-ci-token", "people-right").backend.backend is people
+    assert chain(robots, people).authenticate("gitlab-ci-token", "right").backend.backend is people
     people.answer = Account("alice")
-    assert chain(robots, people).authenticate("alice@example.com", "people-right").account.name == "alice"
+    assert chain(robots, people).authenticate("alice@example.com", "right").account.name == "alice"
+
+
+def test_a_refresh_token_ends_when_an_earlier_backend_has_the_name() -> None:
+    """It may be from before that backend had it."""
+    with pytest.raises(InvalidCredentials, match="comes first"):
+        chain(Letters("robot"), Letters("robot", "alice")).lookup("b1", "robot", "")
+    assert chain(Letters("robot"), Letters("robot", "alice")).lookup("b1", "alice", "").account.name == "alice"
+
+
+def test_whether_an_earlier_backend_cannot_tell_is_an_outage() -> None:
+    """Not a login, and not a refusal."""
+
+    class Down(Letters):
+        def lookup(self, name: str, password: str) -> Account:
+            raise BackendUnavailable("down")
+
+    with pytest.raises(BackendUnavailable):
+        chain(Down(), Told(Account("robot"))).authenticate("ROBOT", "right")
 
 
 UNUSABLE = {

@@ -19,6 +19,7 @@ from tokenissuer.testing import BackendContract
 from tokenissuer_backends.htpasswd import HtpasswdBackend, HtpasswdOptions
 from tokenissuer_backends.htpasswd import backend as backend_module
 from tokenissuer_backends.htpasswd import hash as hash_module
+from tokenissuer_backends.htpasswd.lines import lines_of
 
 HashOf = Callable[[str], str]
 SHA = "{SHA}nU4eI71bcnBGqeO0t9tXvY1u5oQ="  # pass
@@ -185,6 +186,8 @@ def test_a_line_that_cannot_be_used_locks_out_its_own_account(file: Path, line: 
 IGNORED = [
     pytest.param(PLAIN, "not a line of name:hash", id="password-alone"),
     pytest.param(f":{PLAIN}", "not a line of name:hash", id="no-name"),
+    pytest.param(f"\ufeffbob:{PLAIN}", "not a line of name:hash", id="a-mark-in-the-middle"),
+    pytest.param(f"# bob: \\\nbob:{PLAIN}", "a comment ends with a backslash", id="comment-with-a-backslash"),
     pytest.param(f"b\0b:{SHA}", "not a line of name:hash", id="nul"),
     pytest.param("alice:$2b$04$" + "." * 53, "'alice' is in line 1 already, which counts", id="name-twice"),
     pytest.param("alice:", "'alice' is in line 1 already, which counts", id="name-twice-and-locked"),
@@ -297,6 +300,24 @@ def test_groups_are_read_as_apache_writes_them(file: Path, text: str, expected: 
     groups.write_text(text, newline="")
     backend = opened(file, groups)
     assert backend.authenticate("alice", "pass").groups == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("# a\nalice:x\n", [(2, b"alice:x")]),
+        ("# a \\\nalice:x\n", [(1, b"# a alice:x")]),
+        ("# a \\\nalice:x", [(1, b"# a alice:x")]),
+        ("# a \\\nalice:x \\", [(1, b"# a alice:x")]),
+        ("# a \\\n\nalice:x\n", [(3, b"alice:x")]),
+        ("\\\n# a\nalice:x\n", [(3, b"alice:x")]),
+        ("ali\\\nce:x\n", [(1, b"alice:x")]),
+        ("# C:\\\\\nalice:x\n", [(2, b"alice:x")]),
+    ],
+)
+def test_a_comment_that_hides_a_line_is_no_comment(text: str, lines: list[tuple[int, bytes]]) -> None:
+    """So that it can be reported."""
+    assert list(lines_of(text.encode())) == lines
 
 
 @pytest.mark.parametrize(

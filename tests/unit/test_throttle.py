@@ -7,6 +7,7 @@ import ipaddress
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from limits.storage import MemoryStorage
 
 from tests.support.accounts import logged_in
+from tokenissuer.accounts.cache import Turn
 from tokenissuer.accounts.chain import Login
 from tokenissuer.accounts.throttle import Throttle, ThrottleOptions, _open_redis
 from tokenissuer.config import load_config
@@ -36,7 +38,7 @@ class World:
         """Log in; the HTTP status."""
         try:
             self.throttle.run(
-                name, password, ipaddress.ip_address(address) if address else None, lambda: self.ask(name, password)
+                name, password, ipaddress.ip_address(address) if address else None, lambda _: self.ask(name, password)
             )
         except (InvalidCredentials, TooManyAttempts) as error:
             return error.status
@@ -64,15 +66,15 @@ def throttle(account: int = 3, address: int = 9, redis: str = "") -> Throttle:
     return Throttle(options, b"k" * 32)
 
 
-def never() -> Login:
+def never(turn: Turn) -> Login:
     """What must not be asked."""
     raise AssertionError
 
 
-def raising(error: Exception) -> Callable[[], Login]:
+def raising(error: Exception) -> Callable[[Turn], Login]:
     """A login that ends like this."""
 
-    def login() -> Login:
+    def login(turn: Turn) -> Login:
         raise error
 
     return login
@@ -257,26 +259,42 @@ def test_what_is_no_guess_counts_for_the_address_alone(world: World) -> None:
 
 
 def test_many_tokens_at_once_for_a_known_name_get_in(world: World) -> None:
-    """A runner starts twenty jobs, each with its own token."""
+    """A runner starts many jobs, each with its own token."""
     login, address = world.throttle.run, _address()
 
     def nested(number: int) -> Login:
-        if number == 20:
+        if number == 4 * 3:
             return logged_in("alice")
-        return login("gitlab-ci-token", f"token {number}", address, lambda: nested(number + 1))
+        return login("gitlab-ci-token", f"token {number}", address, lambda _: nested(number + 1))
 
     with pytest.raises(TooManyAttempts):
         nested(0)
-    login("gitlab-ci-token", "token", address, lambda: logged_in("alice"))
+    login("gitlab-ci-token", "token", address, lambda _: logged_in("alice"))
     assert nested(0).account.name == "alice"
 
 
 def test_a_machine_that_types_somebodys_name_does_not_lift_the_limit(world: World) -> None:
     """With a backend that takes any name, one good token would be good for guesses at all accounts."""
     for name in ("alice", "bob"):
-        world.throttle.run(name, "a job's token", _address(), lambda: logged_in("ci:job"))
+        world.throttle.run(name, "a job's token", _address(), lambda _: logged_in("ci:job"))
     world.use_up()
     assert world.guess("alice", 1) == world.guess("bob", 1) == [429]
+
+
+def test_it_lifts_the_limit_on_many_at_once_no_further_than_for_jobs(world: World) -> None:
+    """Four times as many, whoever has logged in under the name."""
+    login, address = world.throttle.run, _address()
+    login("alice", "a job's token", address, lambda _: logged_in("ci:job"))
+    deepest = 0
+
+    def guess(number: int) -> Login:
+        nonlocal deepest
+        deepest = number
+        return login("alice", f"guess {number}", address, lambda _: guess(number + 1))
+
+    with pytest.raises(TooManyAttempts):
+        guess(0)
+    assert deepest == 4 * 3
 
 
 def test_a_login_under_another_spelling_is_the_accounts_own(world: World) -> None:
@@ -298,7 +316,7 @@ def test_guesses_at_the_same_time_get_no_more_tries(world: World) -> None:
     """The answers come after all of them have begun."""
     begun = 0
 
-    def guess() -> Login:
+    def guess(turn: Turn) -> Login:
         nonlocal begun
         begun += 1
         with contextlib.suppress(TooManyAttempts, InvalidCredentials):
@@ -306,7 +324,7 @@ def test_guesses_at_the_same_time_get_no_more_tries(world: World) -> None:
         raise InvalidCredentials
 
     with pytest.raises(InvalidCredentials):
-        guess()
+        guess(nullcontext)
     # The first was outside, and the fourth inside was refused.
     assert begun == 1 + 3
     assert world.throttle._trying == {}
@@ -401,8 +419,10 @@ def test_it_is_on_by_default_and_off_by_two_zeros(set_up: Path) -> None:
     """Nobody needs to know of it to be safe."""
     config = load_config(set_up / "tokenissuer.toml")
     key = config.load_key()
-    assert config._throttle(key, may_ban=False) is not None
-    assert replace(config, throttle=ThrottleOptions(account=0, address=0))._throttle(key, may_ban=False) is None
+    off = replace(config, throttle=ThrottleOptions(account=0, address=0))
+    with closing(config.open_chain()) as chain:
+        assert config._throttle(key, chain) is not None
+        assert off._throttle(key, chain) is None
     assert "Secret(***)" in repr(ThrottleOptions(redis=Secret("redis://:planted@127.0.0.1")))
 
 

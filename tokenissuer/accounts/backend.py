@@ -145,8 +145,8 @@ class Backend(ABC):
         return type(self).grants is not Backend.grants
 
     @property
-    def may_ban(self) -> bool:
-        """Whether its source refuses this whole server, whoever asks, after ten wrong logins within a minute."""
+    def bans_servers(self) -> bool:
+        """Whether its source counts wrong logins, and after ten in a minute refuses this whole server."""
         return False
 
     @abstractmethod

@@ -6,13 +6,13 @@ password then counts as one wrong try at the source, and does not lock the accou
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import secrets
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
@@ -36,6 +36,8 @@ MAX_SECONDS: Final = 60
 MAX_ANSWERS: Final = 10_000
 #: Is told the backend's name, what was asked (or `remembered`), and how many seconds it took.
 Observe = Callable[[str, str, float], None]
+#: Waits until the account source may be asked about one more password, and tells when it has answered.
+Turn = Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +71,17 @@ class _Call(Generic[T]):
 
 
 def _copy(error: BaseException) -> RequestError:
-    """Return a new error that says the same: the original holds a traceback, and with it the password."""
+    """Return a new error that says the same: the original holds a traceback, and with it the password.
+
+    The account source was asked once, so it has counted a wrong password once.
+    """
     if not isinstance(error, RequestError):
         return InternalError(reason="an identical request failed with an internal error")
     copied = type(error).__new__(type(error))
     copied.args = error.args
     copied.__dict__.update(error.__dict__)
+    if isinstance(copied, InvalidCredentials):
+        copied.is_counted = False
     return copied
 
 
@@ -125,7 +132,7 @@ class Cache(Generic[T]):
         mine = _Call[T]()
         with self._lock:
             # Under the same lock: a call that ends in between would be made twice.
-            with contextlib.suppress(KeyError):
+            with suppress(KeyError):
                 return self.remembered(question)
             first = self._calls.setdefault(question, mine)
         return self._run(question, call, mine) if first is mine else first.result(seconds)
@@ -193,14 +200,20 @@ class CachedBackend:
         self.backend: Final = backend
         self._success: Final = options.success
         self._logins: Final = Cache[Account](self._remember, options.failure)
+        self._names: Final = Cache[bool](lambda is_known: float(options.success), 0)
         self._threads: Final = threads or Threads(8 * MAX_CALLS)
         self._limit: Final = Limit(places or self._threads.calls)
         self._observe: Final = observe
         self._key: Final = secrets.token_bytes(32)
         backend.refusals = (refusals or Refusals(name, self._key)) if options.failure else None
 
-    def authenticate(self, username: str, password: str) -> Account:
+    def authenticate(self, username: str, password: str, turn: Turn = nullcontext) -> Account:
         """Prove that the password is this account's: from the cache, or by asking.
+
+        Args:
+            username: what the client typed.
+            password: what the client typed.
+            turn: waited for before a source that bans servers is asked.
 
         Raises:
             UnknownAccount: if the backend does not know the name.
@@ -211,7 +224,9 @@ class CachedBackend:
         try:
             account = self._logins.remembered(question)
         except KeyError:
-            with self._named(), self._threads.hold(stalled=self._limit.is_stalled) as wait:
+            if not self.backend.bans_servers:
+                turn = nullcontext
+            with self._named(), self._threads.hold(stalled=self._limit.is_stalled) as wait, turn():
                 return self._logins.ask(
                     question, lambda: self._call("authenticate", lambda: self._prove(username, password), wait), wait
                 )
@@ -235,6 +250,18 @@ class CachedBackend:
             raise InvalidCredentials(reason="the backend now has another name for the account")
         return account
 
+    def knows(self, name: str) -> bool:
+        """Whether the backend has an account of this name, as far as it can tell without a password.
+
+        Raises:
+            BackendUnavailable: if it cannot answer, or too many calls are under way.
+        """
+        try:
+            return self._names.remembered(name)
+        except KeyError:
+            with self._named(), self._threads.hold(stalled=self._limit.is_stalled) as wait:
+                return self._names.ask(name, lambda: self._call("find", lambda: self._has(name), wait), wait)
+
     def grants(self, account: Account | None, access: Access) -> frozenset[str]:
         """Return the actions that the backend itself allows.
 
@@ -252,6 +279,14 @@ class CachedBackend:
             # A token would show it as nobody.
             raise BackendUnavailable("the backend returned an account without a name")
         return account
+
+    def _has(self, name: str) -> bool:
+        if (listing := self.backend.listing()) is not None:
+            return name in listing.accounts
+        try:
+            return self.backend.find(name).name == name
+        except InvalidCredentials:
+            return False
 
     def _remember(self, account: Account) -> float:
         seconds = float(self._success)
@@ -276,7 +311,7 @@ class CachedBackend:
             finally:
                 self._observe(self.name, question, time.perf_counter() - started)
 
-    @contextlib.contextmanager
+    @contextmanager
     def _named(self) -> Iterator[None]:
         try:
             yield

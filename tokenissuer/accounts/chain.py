@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Final
 
 from tokenissuer.accounts.backend import Account
-from tokenissuer.accounts.cache import CachedBackend
+from tokenissuer.accounts.cache import CachedBackend, Turn
 from tokenissuer.errors import InvalidCredentials, QuotaExceeded, UnknownAccount
 from tokenissuer.policy import REPOSITORY_ACTIONS
 from tokenissuer.scope import Access
@@ -37,11 +38,16 @@ class Chain:
         self.backends: Final = tuple(backends)
         #: Whether any of them allows actions itself.
         self.may_grant: Final = any(each.backend.may_grant for each in backends)
-        #: Whether the source of any of them refuses this whole server after some wrong logins.
-        self.may_ban: Final = any(each.backend.may_ban for each in backends)
+        #: Whether the source of any of them counts wrong logins, and then refuses this whole server.
+        self.bans_servers: Final = any(each.backend.bans_servers for each in backends)
 
-    def authenticate(self, username: str, password: str) -> Login:
+    def authenticate(self, username: str, password: str, turn: Turn = nullcontext) -> Login:
         """Prove that the password is this account's.
+
+        Args:
+            username: what the client typed.
+            password: what the client typed.
+            turn: waited for before a source that bans servers is asked.
 
         Raises:
             InvalidCredentials: if a backend knows the name and refuses, or none knows it.
@@ -52,11 +58,11 @@ class Chain:
         unknown = []
         for backend in self.backends:
             try:
-                login = Login(backend.authenticate(username, password), backend)
+                login = Login(backend.authenticate(username, password, turn), backend)
             except UnknownAccount as error:
                 unknown.append(error)
             else:
-                return self._first_by_own_name(login, username, password)
+                return login if login.account.name == username else self._prove_first(login)
         reasons = "; ".join(dict.fromkeys(error.reason for error in unknown if error.reason))
         raise InvalidCredentials(
             reason=f"no backend knows the name{f' ({reasons})' if reasons else ''}",
@@ -64,22 +70,33 @@ class Chain:
             is_guess=all(error.is_guess for error in unknown),
         )
 
-    def _first_by_own_name(self, login: Login, username: str, password: str) -> Login:
-        """Return the login of the first backend that knows the account's own name, which was not the one typed.
+    def find(self, backend: CachedBackend, username: str) -> Login:
+        """Find an account without its password, to say what it may do. Nobody is logged in by it.
+
+        Raises:
+            InvalidCredentials: if it could not log in.
+            BackendUnavailable: if a backend cannot answer.
+        """
+        return self._prove_first(Login(backend.backend.find(username), backend))
+
+    def _prove_first(self, login: Login) -> Login:
+        """Prove that no earlier backend has an account of the same name, and return the login.
 
         Backends fold names in different ways. Without this, `ADMIN` in the second backend would become the account
-        `admin` of the first one, which knows no other spelling.
+        `admin` of the first one, which knows no other spelling. A job's rights do not come from rules for its user.
+
+        Raises:
+            InvalidCredentials: if one has.
         """
         account = login.account
-        if account.name == username or account.delegated:
-            return login
-        for backend in self.backends:
+        for backend in () if account.delegated else self.backends:
             if backend is login.backend:
                 break
-            try:
-                return Login(backend.authenticate(account.name, password), backend)
-            except UnknownAccount:
-                continue
+            if backend.knows(account.name):
+                raise InvalidCredentials(
+                    reason=f"'{account.name}' is an account of the backend '{backend.name}', which comes first",
+                    is_guess=False,
+                )
         return login
 
     def lookup(self, backend_name: str, name: str, password: str) -> Login:
@@ -91,7 +108,7 @@ class Chain:
         """
         for backend in self.backends:
             if backend.name == backend_name:
-                return Login(backend.lookup(name, password), backend)
+                return self._prove_first(Login(backend.lookup(name, password), backend))
         raise InvalidCredentials(reason=f"no backend is called '{backend_name}' any more")
 
     def grants(self, login: Login | None, access: Access) -> frozenset[str]:

@@ -18,7 +18,7 @@ import unicodedata
 import urllib.parse
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv6Address, IPv6Network
@@ -30,6 +30,7 @@ from limits.errors import StorageError
 from limits.storage import MemoryStorage, Storage, storage_from_string
 from limits.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter
 
+from tokenissuer.accounts.cache import Turn
 from tokenissuer.accounts.chain import Login
 from tokenissuer.errors import ConfigurationError, InvalidCredentials, TooManyAttempts
 from tokenissuer.net import IPAddress
@@ -47,6 +48,14 @@ MAX_COUNTERS: Final = 60_000
 SOURCE_LIMIT: Final = 9
 #: Seconds that a login waits for others from its address, so that all together cannot pass that limit.
 _TURN_WAIT: Final = 3.0
+#: Seconds between two looks whether they have ended.
+_TURN_POLL: Final = 0.1
+#: Logins from an address that may wait at once: each keeps a thread from others. A source that takes a second for each
+#: answers so many in time.
+_TURN_WAITERS: Final = 27
+#: How many times as many passwords may be tried at once for a name that has logged in from the address before: all jobs
+#: of a CI runner use one name, each with its own token.
+_USED_TIMES: Final = 4
 #: What the storage can count.
 _MAX_LIMIT: Final = 10_000
 _MAX_WINDOW: Final = 24 * 3600
@@ -101,10 +110,11 @@ class _Counters:
         # By the widest network: to the account source all of a customer's addresses are this server's one.
         self._source: Final = RateLimitItemPerMinute(SOURCE_LIMIT, namespace="source")
         self._wrong: Final = RateLimitItemPerSecond(1, options.window, "wrong")
+        # Marks on a name at an address: somebody has logged in with it; it was the account's own name.
         self._used: Final = RateLimitItemPerSecond(1, KNOWN, "used")
         self._known: Final = RateLimitItemPerSecond(1, KNOWN, "known")
         self._is_bounded: Final = isinstance(storage, MemoryStorage)
-        self._noted: Final[OrderedDict[tuple[RateLimitItem, str], float]] = OrderedDict()
+        self._marks: Final[OrderedDict[tuple[RateLimitItem, str], float]] = OrderedDict()
         self._lock: Final = threading.Lock()
         self._kept: Final[OrderedDict[tuple[RateLimitItem, str], None]] = OrderedDict()
 
@@ -125,36 +135,33 @@ class _Counters:
             end, left = self._moving.get_window_stats(limit, who)
             if left > (others if name == "account" else 0):
                 continue
-            if left > 0 and self._has(self._used, attempt):
-                # All jobs of a CI runner use one name, each with its own token: they may be many at once.
+            if left > 0 and others < _USED_TIMES * limit.amount and self._is_marked(self._used, attempt):
                 continue
             # The limit of the account bounds the guesses of whoever shares the address with it.
-            if name == "address" and self._limits[0][0] == "account" and self._has(self._known, attempt):
+            if name == "address" and self._limits[0][0] == "account" and self._is_marked(self._known, attempt):
                 continue
-            raise TooManyAttempts(math.ceil(max(1.0, end - time.time())) if left <= 0 else 1, name)
+            raise TooManyAttempts(_seconds_until(end) if left <= 0 else 1, name)
 
-    def has_room(self, where: str, others: int) -> bool:
-        """Whether the account source can be asked about one more password.
+    def left_at_source(self, where: str) -> int:
+        """Return how many more wrong passwords from an address the account source may count.
 
         Args:
             where: the widest address.
-            others: other passwords from there that it is being asked about and may all be wrong.
 
         Raises:
-            TooManyAttempts: if it has counted too many wrong ones, whoever asks: it would refuse everybody.
+            TooManyAttempts: if none, whoever asks: it would refuse everybody.
         """
         end, left = self._moving.get_window_stats(self._source, where)
         if left <= 0:
-            raise TooManyAttempts(math.ceil(max(1.0, end - time.time())), "source")
-        return left > others
+            raise TooManyAttempts(_seconds_until(end), "source")
+        return left
 
-    def count(self, attempt: _Attempt, *, is_guess: bool, is_counted: bool = False) -> None:
+    def count(self, attempt: _Attempt, *, is_guess: bool) -> None:
         """Count a wrong password, unless the same one was counted within the window.
 
         Args:
             attempt: whose.
             is_guess: whether it may be a person's password; a token counts for the address alone.
-            is_counted: whether the account source counts it too.
         """
         self._keep(self._wrong, attempt.password)
         if self._fixed.hit(self._wrong, attempt.password):
@@ -163,10 +170,11 @@ class _Counters:
                     continue
                 self._keep(limit, who)
                 self._moving.hit(limit, who)
-        if is_counted:
-            where = attempt.places[-1].address
-            self._keep(self._source, where)
-            self._moving.hit(self._source, where)
+
+    def count_at_source(self, where: str) -> None:
+        """Count a wrong password that the account source has counted, from the widest address."""
+        self._keep(self._source, where)
+        self._moving.hit(self._source, where)
 
     def _of(self, attempt: _Attempt) -> Iterator[tuple[str, RateLimitItem, str]]:
         for name, width, limit in self._limits:
@@ -174,7 +182,7 @@ class _Counters:
                 place = attempt.places[width]
                 yield name, limit, place.account if name == "account" else place.address
 
-    def know(self, attempt: _Attempt, *, is_own_name: bool) -> None:
+    def mark(self, attempt: _Attempt, *, is_own_name: bool) -> None:
         """Note that somebody has logged in from the address under this name.
 
         Args:
@@ -182,19 +190,21 @@ class _Counters:
             is_own_name: whether it is the account's. Whoever logs in with a machine's token may type anybody's.
         """
         who, now = attempt.places[0].account, time.monotonic()
-        for limit in (self._used, self._known) if is_own_name else (self._used,):
-            if now < self._noted.get((limit, who), 0.0):
+        for mark in (self._used, self._known) if is_own_name else (self._used,):
+            if now < self._marks.get((mark, who), 0.0):
                 continue
-            if not self._has(limit, attempt):
+            if not self._is_marked(mark, attempt):
                 # Not in `_kept`: many wrong passwords must not push out who has logged in.
-                self._fixed.hit(limit, who)
-            self._noted[limit, who] = now + _NOTED
-        while len(self._noted) > MAX_COUNTERS:
-            self._noted.popitem(last=False)
+                self._fixed.hit(mark, who)
+            with self._lock:
+                self._marks[mark, who] = now + _NOTED
+                if len(self._marks) > MAX_COUNTERS:
+                    (old_mark, old_who), _ = self._marks.popitem(last=False)
+                    if self._is_bounded:
+                        self._fixed.clear(old_mark, old_who)
 
-    def _has(self, limit: RateLimitItem, attempt: _Attempt) -> bool:
-        """Whether a login under the name from the address was noted lately."""
-        return not self._fixed.test(limit, attempt.places[0].account)
+    def _is_marked(self, mark: RateLimitItem, attempt: _Attempt) -> bool:
+        return not self._fixed.test(mark, attempt.places[0].account)
 
     def _keep(self, limit: RateLimitItem, who: str) -> None:
         if not self._is_bounded:
@@ -239,12 +249,10 @@ class Throttle:
     Args:
         options: the limits.
         key: makes the counters' names unreadable; the same for all machines that share a Redis.
-        may_ban: whether an account source refuses this whole server after some wrong passwords.
     """
 
-    def __init__(self, options: ThrottleOptions, key: bytes, *, may_ban: bool = False) -> None:
+    def __init__(self, options: ThrottleOptions, key: bytes) -> None:
         self._key: Final = key
-        self._may_ban: Final = may_ban
         self._addresses: Final = lru_cache(4096)(
             lambda address: tuple(self._digest("", place) for place in _places(address))
         )
@@ -256,19 +264,19 @@ class Throttle:
         memory.timer.join()
         self._memory: Final = _Counters(memory, options)
         self._lock: Final = threading.Lock()
-        # For each account at an address, and for each address that takes turns, the passwords that are being tried, and
-        # by how many requests.
+        # The passwords that are being tried, by how many requests each: for an account at an address; and at the
+        # account source for an address, in the order of their turns.
         self._trying: Final[dict[str, dict[str, int]]] = {}
-        self._turns: Final = threading.Condition()
+        self._at_source: Final[dict[str, dict[str, int]]] = {}
 
-    def run(self, username: str, password: str, address: IPAddress | None, login: Callable[[], Login]) -> Login:
+    def run(self, username: str, password: str, address: IPAddress | None, login: Callable[[Turn], Login]) -> Login:
         """Try a login if that is allowed, and count it if the password was wrong.
 
         Args:
             username: what the client typed.
             password: what the client typed.
             address: the client's address; all clients with an unknown address share one limit.
-            login: tries it.
+            login: tries it; its argument is to be waited for before a source that bans servers is asked.
 
         Raises:
             TooManyAttempts: if there were too many wrong passwords.
@@ -278,20 +286,19 @@ class Throttle:
         places = [_Place(place, self._digest(place, name)) for place in self._addresses(address)]
         who = places[-1].account
         attempt = _Attempt(tuple(places), self._digest(who, password))
-        with self._turn(attempt) if self._may_ban else nullcontext():
-            others = self._begin(who, attempt.password)
-            try:
-                self._ask(lambda counters: counters.admit(attempt, others))
-                result = login()
-                is_own_name = _folded(result.account.name) == name
-                self._ask(lambda counters: counters.know(attempt, is_own_name=is_own_name))
-                return result
-            except InvalidCredentials as error:
-                kind = {"is_guess": error.is_guess, "is_counted": error.is_counted}
-                self._ask(lambda counters: counters.count(attempt, **kind))
-                raise
-            finally:
-                self._end(who, attempt.password)
+        others = self._begin(self._trying, who, attempt.password)
+        try:
+            self._ask(lambda counters: counters.admit(attempt, others))
+            result = login(lambda: self._turn(places[-1].address, attempt.password))
+            is_own_name = _folded(result.account.name) == name
+            self._ask(lambda counters: counters.mark(attempt, is_own_name=is_own_name))
+            return result
+        except InvalidCredentials as error:
+            is_guess = error.is_guess
+            self._ask(lambda counters: counters.count(attempt, is_guess=is_guess))
+            raise
+        finally:
+            self._end(self._trying, who, attempt.password)
 
     def ask_for_anonymous(
         self, question: str, address: IPAddress | None, ask: Callable[[], frozenset[str]]
@@ -324,44 +331,48 @@ class Throttle:
                 self._ask(lambda counters: counters.count(attempt, is_guess=False))
 
     @contextmanager
-    def _turn(self, attempt: _Attempt) -> Iterator[None]:
-        """Wait until the passwords under way from an address cannot reach the account source's limit, all together.
+    def _turn(self, where: str, password: str) -> Iterator[None]:
+        """Wait until the passwords before this one, all together, cannot reach the account source's limit.
 
         Raises:
-            TooManyAttempts: if that takes too long, or the limit is reached.
+            TooManyAttempts: if that takes too long, too many wait, or the limit is reached.
         """
-        where, end = attempt.places[-1].address, time.monotonic() + _TURN_WAIT
-        with self._turns:
-            while not self._has_room(where, attempt.password):
-                if not self._turns.wait(end - time.monotonic()):
-                    raise TooManyAttempts(1, "source")
-            self._begin(where, attempt.password)
+        before = self._begin(self._at_source, where, password)
         try:
+            end = time.monotonic() + _TURN_WAIT
+            while before >= (left := self._ask(lambda counters: counters.left_at_source(where))):
+                if before >= left + _TURN_WAITERS or time.monotonic() >= end:
+                    raise TooManyAttempts(1, "turn")
+                time.sleep(_TURN_POLL)
+                before = self._before(self._at_source, where, password)
             yield
+        except InvalidCredentials as error:
+            if error.is_counted:
+                # Before the turn ends: the next one must not overlook it.
+                self._ask(lambda counters: counters.count_at_source(where))
+            raise
         finally:
-            with self._turns:
-                self._end(where, attempt.password)
-                self._turns.notify_all()
+            self._end(self._at_source, where, password)
 
-    def _has_room(self, where: str, password: str) -> bool:
-        others = len(self._trying.get(where, {}).keys() - {password})
-        return self._ask(lambda counters: counters.has_room(where, others))
-
-    def _begin(self, who: str, password: str) -> int:
+    def _begin(self, tried: dict[str, dict[str, int]], who: str, password: str) -> int:
         """Note that a password is being tried, and return how many others were before it."""
         with self._lock:
-            passwords = self._trying.setdefault(who, {})
+            passwords = tried.setdefault(who, {})
             passwords[password] = passwords.get(password, 0) + 1
-            return list(passwords).index(password)
+        return self._before(tried, who, password)
 
-    def _end(self, who: str, password: str) -> None:
+    def _before(self, tried: dict[str, dict[str, int]], who: str, password: str) -> int:
         with self._lock:
-            passwords = self._trying[who]
+            return list(tried[who]).index(password)
+
+    def _end(self, tried: dict[str, dict[str, int]], who: str, password: str) -> None:
+        with self._lock:
+            passwords = tried[who]
             passwords[password] -= 1
             if not passwords[password]:
                 del passwords[password]
             if not passwords:
-                del self._trying[who]
+                del tried[who]
 
     def _digest(self, context: str, text: str) -> str:
         # The context has a fixed length, so no other two texts give the same bytes.
@@ -421,11 +432,17 @@ def _open_redis(url: str) -> Storage:
         }
         storage = storage_from_string(url, wrap_exceptions=True, key_prefix="tokenissuer", **options)
     except (ImportError, LimitsConfigurationError):
-        raise ConfigurationError("'redis' needs one more package; run: pip install 'tokenissuer[redis]'") from None
+        raise ConfigurationError(
+            "'redis' needs one more package: install tokenissuer with it, as in pip install '.[redis]'"
+        ) from None
     except ValueError:
         raise ConfigurationError("'redis' is not a URL such as redis://:password@redis.example.com:6379/0") from None
     assert isinstance(storage, Storage)
     return storage
+
+
+def _seconds_until(end: float) -> int:
+    return math.ceil(max(1.0, end - time.time()))
 
 
 def _folded(name: str) -> str:

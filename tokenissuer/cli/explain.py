@@ -80,7 +80,7 @@ def _find(chain: Chain, config: Config, arguments: argparse.Namespace) -> tuple[
         if arguments.backend not in (None, backend.name):
             continue
         try:
-            return Login(backend.backend.find(arguments.account), backend), ""
+            return chain.find(backend, arguments.account), ""
         except (InvalidCredentials, BackendUnavailable) as error:
             reasons.append(f"backend '{backend.name}': {error.reason}")
     if arguments.backend:

@@ -186,7 +186,7 @@ class Config:
             backends = [self._cached(backend, parts, waiting, secret, refresh) for backend in self.backends]
             chain, policy = Chain(backends), Policy(self.rules)
             throttle = parts.get(
-                (self.throttle, key.thumbprint, chain.may_ban), lambda: self._throttle(key, may_ban=chain.may_ban)
+                (self.throttle, key.thumbprint, chain.bans_servers), lambda: self._throttle(key, chain)
             )
             service = TokenService(issuer, chain, policy, self.issuer.services, refresh, throttle)
             health = parts.get([*backends, refresh], lambda: _health(backends, refresh))
@@ -241,10 +241,10 @@ class Config:
             any(rule.spares_who_hides_groups for rule in rules),
         )
 
-    def _throttle(self, key: SigningKey, *, may_ban: bool) -> Throttle | None:
-        if not self.throttle.account and not self.throttle.address:
+    def _throttle(self, key: SigningKey, chain: Chain) -> Throttle | None:
+        if not self.throttle.account and not self.throttle.address and not chain.bans_servers:
             return None
-        return Throttle(self.throttle, key.derive("tokenissuer throttle"), may_ban=may_ban)
+        return Throttle(self.throttle, key.derive("tokenissuer throttle"))
 
     def test_findings(self) -> Findings:
         """Report on `[[test]]` tables that the access rules do not meet."""

@@ -320,7 +320,7 @@ class AccessOptions:
                 raise ValueError(f"'{key}' is empty, so the rule would never apply; name some, or leave the key out")
         for action in (self.actions or frozenset()) - REPOSITORY_ACTIONS - {"*"}:
             raise ValueError(f"unknown action '{action}'; {near_match(action, REPOSITORY_ACTIONS)}")
-        self.rule(0)  # its patterns and networks raise
+        self.rule(0)  # raises for a wrong pattern or network
 
     def rule(self, number: int, line: int = 0) -> Rule:
         """Build the rule.

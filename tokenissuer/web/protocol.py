@@ -31,7 +31,7 @@ from tokenissuer.errors import (
     UnsupportedGrantType,
     UnsupportedTokenType,
 )
-from tokenissuer.scope import MAX_REMEMBERED, REMEMBERED, Access, parse_scopes, scope_text
+from tokenissuer.scope import REMEMBERED_LENGTH, REMEMBERED_REQUESTS, Access, parse_scopes, scope_text
 from tokenissuer.service import Password, RefreshToken, TokenRequest, TokenResponse
 from tokenissuer.web.proxies import NO_PROXIES, TrustedProxies
 from tokenissuer.web.record import timestamp
@@ -100,7 +100,7 @@ def read_token_request(environ: WSGIEnvironment, proxies: TrustedProxies = NO_PR
     if environ["REQUEST_METHOD"] == "GET":
         credentials = _basic_credentials(environ)
         # Clients send the same query again and again. Long ones are not remembered: they would fill memory.
-        wanted = _remembered_wish(query) if len(query) <= MAX_REMEMBERED else _wish(_decode_pairs(query))
+        wanted = _remembered_wish(query) if len(query) <= REMEMBERED_LENGTH else _wish(_decode_pairs(query))
     elif environ["REQUEST_METHOD"] == "POST":
         form = _read_form(environ)
         credentials = _form_credentials(_Parameters(form), environ)
@@ -139,7 +139,7 @@ def _wish(pairs: Iterable[tuple[str, str]]) -> _Wish:
     )
 
 
-@lru_cache(maxsize=REMEMBERED)
+@lru_cache(maxsize=REMEMBERED_REQUESTS)
 def _remembered_wish(query: str) -> _Wish:
     return _wish(_decode_pairs(query))
 

@@ -23,8 +23,8 @@ _SECURITY: Final = {401: "login_refused", 403: "denied", 429: "throttled", 500: 
 
 # People paste a token where something else belongs. Known beginnings of tokens, and what is as long as one.
 _TOKEN: Final = re.compile(
-    r"(?<![A-Za-z0-9])(?:gl[a-z]{2,8}-|gh[a-z]_|github_pat_|dckr_[a-z]+_|tir_|eyJ)[\w.=+/-]{16,}"
-    r"|(?<!\S)[A-Za-z0-9_+/=-]{40,}(?!\S)",
+    r"(?<![A-Za-z0-9])(?:gl(?:pat|dt|rtr|rt|cbt|ptt|ft|imt|agent|wt|soat|ffct)-|gh[a-z]_|github_pat_|dckr_[a-z]+_|tir_|eyJ)"
+    r"[\w.=+/-]{16,}|(?<![^\s'\"])[A-Za-z0-9_+/=-]{40,}(?![^\s'\"])",
     re.ASCII,
 )
 

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from tests.support.machine import free_port
+from tests.support.machine import free_port, wait_until
 from tokenissuer.config import load_config
 from tokenissuer.options import Secret
 from tokenissuer_backends.ldap import LdapBackend
@@ -388,6 +388,10 @@ class Slapd:
     def hanging(self) -> Iterator[None]:
         """Let it accept connections and answer nothing."""
         self.send(signal.SIGSTOP)
+        # On a busy machine its threads go on for a moment.
+        assert self.process is not None
+        tasks = Path(f"/proc/{self.process.pid}/task")
+        assert wait_until(lambda: all(") T " in (task / "stat").read_text() for task in tasks.iterdir()))
         try:
             yield
         finally:
