@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -65,17 +66,17 @@ def test_kill_9_loses_nothing_that_was_acknowledged(path: Path, tmp_path: Path) 
     said: list[list[str]] = []
     for turn in range(6):
         files = [tmp_path / f"said{turn}-{number}" for number in range(2)]
-        writers = []
-        for file in files:
-            with file.open("wb") as output:
-                writers.append(subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=output))
-        deadline = time.monotonic() + 30
-        while any(file.read_bytes().count(b"\n") < 8 + turn for file in files):
-            assert time.monotonic() < deadline, [writer.poll() for writer in writers]
-            time.sleep(0.01)
-        for writer in writers:
-            writer.send_signal(signal.SIGKILL)
-            writer.wait()
+        with contextlib.ExitStack() as stack:
+            for file in files:
+                output = stack.enter_context(file.open("wb"))
+                writer = subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=output)
+                # Also if the test fails: they never end by themselves.
+                stack.callback(writer.wait)
+                stack.callback(writer.send_signal, signal.SIGKILL)
+            deadline = time.monotonic() + 30
+            while any(file.read_bytes().count(b"\n") < 8 + turn for file in files):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
         for file in files:
             said += [line.split() for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
     store, directory = SqliteStore(SqliteOptions(path)), Directory(Person())
