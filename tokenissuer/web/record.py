@@ -21,6 +21,8 @@ _LISTS: Final = frozenset({"requested", "granted", "denied", "reason"})
 #: What an answer means to those who watch for attacks and outages.
 _SECURITY: Final = {401: "login_refused", 403: "denied", 429: "throttled", 500: "defect", 503: "outage"}
 
+#: Characters of the shortest token that is recognised.
+_TOKEN_LENGTH: Final = 20
 # People paste a token where something else belongs. Known beginnings of tokens, and what is as long as one.
 _TOKEN: Final = re.compile(
     r"(?<![A-Za-z0-9])(?:gl(?:pat|dt|rtr|rt|cbt|ptt|ft|imt|agent|wt|soat|ffct)-|gh[a-z]_|github_pat_|dckr_[a-z]+_|tir_|eyJ)"
@@ -102,8 +104,10 @@ class Exchange:
                 fields["reason"] = response.reason
                 fields["jti"] = response.token.jti
             case RequestError() as error:
-                fields["error"] = without_tokens(error.description)
-                fields["reason"] = without_tokens(error.reason)
+                # A denial quotes nothing but what was requested.
+                shown = str if isinstance(error, AccessDenied) else without_tokens
+                fields["error"] = shown(error.description)
+                fields["reason"] = shown(error.reason)
                 if error.backend:
                     fields["backend"] = error.backend
         if denied := self.denied:
@@ -150,4 +154,6 @@ def _second(seconds: int) -> str:
 
 def without_tokens(text: str) -> str:
     """Return a text that a client has sent, with only the beginning of whatever looks like a token."""
+    if len(text) < _TOKEN_LENGTH:
+        return text
     return _TOKEN.sub(lambda found: f"{found[0][:8]}... ({len(found[0])} characters, perhaps a token)", text)
