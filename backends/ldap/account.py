@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from tokenissuer import Account, InvalidCredentials, UnknownAccount, fold
+from tokenissuer import Account, UnknownAccount, fold
 from tokenissuer_backends.ldap import standing
 from tokenissuer_backends.ldap.directory import Conversation
 from tokenissuer_backends.ldap.failure import Incomplete, Misconfigured, Refused
@@ -113,10 +113,10 @@ class Accounts:
         """Refuse to look for an account without its password where accounts see nobody but themselves.
 
         Raises:
-            InvalidCredentials: with `bind_as`.
+            UnknownAccount: with `bind_as`.
         """
         if self._options.bind_as:
-            raise InvalidCredentials(reason="with bind_as no account can search for others; use bind_dn")
+            raise UnknownAccount(reason="with bind_as no account can search for others; use bind_dn")
 
     def find_again(self, conversation: Conversation, name: str) -> Entry:
         """Find the entry of an account, by its name.

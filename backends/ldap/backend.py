@@ -95,7 +95,8 @@ class LdapBackend(Backend):
         """Find an account as a login does, but without its password.
 
         Raises:
-            InvalidCredentials: if nobody has the name, or the entry shows that it could not log in now.
+            UnknownAccount: if nobody has the name, or with `bind_as`.
+            InvalidCredentials: if the entry shows that it could not log in now.
             BackendUnavailable: if no server can tell.
         """
         self._accounts.refuse_unsearchable()
@@ -142,7 +143,7 @@ class LdapBackend(Backend):
         return self._judged(self._accounts.read(conversation, entry, name))
 
     def _judged(self, account: LdapAccount) -> LdapAccount:
-        """Return the account, which says whether denials for groups can be judged by the groups it has."""
+        """Return the account; its groups count as not known if a denial may mean one whose name is not certain."""
         if self.groups_wanted.others_deny and not all(account.group_names.values()):
             # A denial for a pattern or `{group}` may mean the group whose name is not certain.
             return replace(account, groups_known=False)

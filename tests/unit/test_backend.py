@@ -98,6 +98,19 @@ def test_another_spelling_is_not_the_way_to_become_an_earlier_backends_account()
     assert chain(robots, people).authenticate("alice@example.com", "right").account.name == "alice"
 
 
+def test_a_locked_accounts_name_is_no_others() -> None:
+    """Where a backend can tell that it is there; one that cannot tell has no account for this purpose."""
+
+    class Locks(Letters):
+        def find(self, username: str) -> Account:
+            raise InvalidCredentials(reason="it is locked") if username in self.names else UnknownAccount
+
+    people = Told(Account("robot"))
+    with pytest.raises(InvalidCredentials, match="comes first"):
+        chain(Locks("robot"), people).authenticate("ROBOT", "right")
+    assert chain(Locks("other"), people).authenticate("ROBOT", "right").backend.backend is people
+
+
 def test_a_refresh_token_ends_when_an_earlier_backend_has_the_name() -> None:
     """It may be from before that backend had it."""
     with pytest.raises(InvalidCredentials, match="comes first"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import re
 import time
 from collections.abc import Callable
@@ -229,6 +231,14 @@ def test_a_token_can_be_signed_by_hand(run: Run, config: Path) -> None:
     assert "repository:team/app:pull" in err
     failed(run("token", "--service", "x", "--config", config), "'x' is not in [issuer] services")
     misused(run("token", "x", "--config", config), "is not a scope")
+
+
+def test_a_user_without_a_name_signs_under_its_number(run: Run, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container."""
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    code, _, err = run("token", "--config", config)
+    assert code == 0
+    assert f"tokenissuer: {os.getuid()} has signed a token by hand" in err
 
 
 def test_a_token_is_read_and_tried(run: Run, config: Path, typed: Callable[[str | bytes], None]) -> None:

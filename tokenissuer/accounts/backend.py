@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final
 
 from tokenissuer.accounts.refusals import Refusals
 from tokenissuer.diagnosis import Finding, Findings, Severity, Stopwatch
-from tokenissuer.errors import InvalidCredentials, RequestError, TokenIssuerError
+from tokenissuer.errors import InvalidCredentials, RequestError, TokenIssuerError, UnknownAccount
 from tokenissuer.options import NoOptions, load_plugin
 from tokenissuer.policy import fold
 from tokenissuer.scope import Access
@@ -185,9 +185,14 @@ class Backend(ABC):
             username: as somebody would type it.
 
         Raises:
-            InvalidCredentials: if nobody has the name, or the account could not log in now.
+            UnknownAccount: if nobody has the name, or that cannot be told without a password.
+            InvalidCredentials: if the account could not log in now.
         """
-        return self.lookup(username, "")
+        try:
+            return self.lookup(username, "")
+        except InvalidCredentials as error:
+            # `lookup` does not say which of both it is.
+            raise UnknownAccount(reason=error.reason) from None
 
     def grants(self, account: Account | None, access: Access) -> frozenset[str]:
         """Return the actions that the backend itself allows on a repository. It does not know the access rules.

@@ -24,6 +24,7 @@ from tokenissuer.errors import (
     InternalError,
     InvalidCredentials,
     RequestError,
+    UnknownAccount,
 )
 from tokenissuer.options import option
 from tokenissuer.scope import Access
@@ -285,8 +286,11 @@ class CachedBackend:
             return name in listing.accounts
         try:
             return self.backend.find(name).name == name
-        except InvalidCredentials:
+        except UnknownAccount:
             return False
+        except InvalidCredentials:
+            # It is locked, or the like, and its name is no other's for that.
+            return True
 
     def _remember(self, account: Account) -> float:
         seconds = float(self._success)

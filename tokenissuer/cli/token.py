@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import pwd
 import sys
 import syslog
 
 from tokenissuer.cli.arguments import argument
 from tokenissuer.config import find_config, load_config
 from tokenissuer.diagnosis import one_line
+from tokenissuer.files import user_name
 from tokenissuer.policy.expectation import one_scope
 from tokenissuer.scope import scope_text
 
@@ -47,6 +47,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _user() -> str:
     """Name who runs this, by the system and not by what the environment says of it."""
-    name = pwd.getpwuid(os.getuid()).pw_name
+    name = user_name(os.getuid())
     by = os.environ.get("SUDO_USER", "")
     return f"{name} (sudo by {one_line(by)!a})" if by else name

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from random import SystemRandom
 from typing import TYPE_CHECKING, Any
@@ -358,10 +359,13 @@ def test_the_compose_set_up_serves_a_login_from_outside(
     page = (ROOT / "docs" / "containers.md").read_text().replace("\\\n", " ")
     rotate = re.findall(r"(?m)^docker compose (.* keys .*|restart registry)$", page)
     assert len(rotate) == 3
+
+    def succeeds(words: str) -> bool:
+        return site.compose(*shlex.split(words)).code == 0
+
     for words in rotate:
-        typed = shlex.split(words)
         # The registry takes a moment to start again.
-        assert wait_until(lambda: site.compose(*typed).code == 0, 30), words  # noqa: B023
+        assert wait_until(partial(succeeds, words), 30), words
     assert "Login Succeeded" in run(*login, stdin=site.password, env=env).succeeded()
     # Nothing else of the issuer can be reached, and its containers have no privileges.
     for name in ("tokenissuer", "registry", "nginx"):
